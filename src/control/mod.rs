@@ -1,0 +1,1 @@
+//! Configuration, plan, state on disk, API and command line.

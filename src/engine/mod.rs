@@ -1,0 +1,170 @@
+//! The workers: their event loop, the ports, the switches, the timers.
+//!
+//! The engine is the only reader of the clock and the only one that moves frames. It is told what to be by a
+//! [`Spec`] and shows what it is by a [`Snapshot`].
+
+use std::collections::BTreeMap;
+
+use crate::net::vlan::PortVlan;
+use crate::net::{dhcp, gateway};
+use crate::ports::{PortSpec, PortState};
+use crate::wire::ethernet::MacAddr;
+
+/// What the engine is to be.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    /// The networks, in the order of their names.
+    pub networks: Vec<NetworkSpec>,
+}
+
+/// One network: a switch, its ports and its gateway.
+#[derive(Clone, Debug)]
+pub struct NetworkSpec {
+    /// The network's name.
+    pub name: String,
+    /// The largest packet, 1280 to 9000 bytes.
+    pub mtu: u16,
+    /// The gateway, where the network has a subnet.
+    pub gateway: Option<gateway::Spec>,
+    /// The ports, the gateway's aside.
+    pub ports: Vec<NetworkPort>,
+}
+
+/// One port of a network.
+#[derive(Clone, Debug)]
+pub struct NetworkPort {
+    /// The port's name: the VM's, the adapter's.
+    pub name: String,
+    /// The port group's name, if it is in one.
+    pub port_group: Option<String>,
+    /// The VLANs it carries.
+    pub vlan: PortVlan,
+    /// What it is.
+    pub port: PortSpec,
+}
+
+/// What the engine was at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The networks, as in the spec.
+    pub networks: Vec<NetworkSnapshot>,
+}
+
+/// One network at one moment.
+#[derive(Clone, Debug)]
+pub struct NetworkSnapshot {
+    /// The network's name.
+    pub name: String,
+    /// What an operator should know, one sentence each.
+    pub advisories: Vec<String>,
+    /// The ports, the gateway's last.
+    pub ports: Vec<PortSnapshot>,
+    /// The leases, by address.
+    pub leases: Vec<dhcp::Lease>,
+    /// The forwarding table, by VLAN and address.
+    pub fdb: Vec<FdbEntry>,
+}
+
+/// One port at one moment.
+#[derive(Clone, Debug)]
+pub struct PortSnapshot {
+    /// The port's name.
+    pub name: String,
+    /// The port group's name, if it is in one.
+    pub port_group: Option<String>,
+    /// `guest`, `uplink`, `host` or `gateway`.
+    pub kind: &'static str,
+    /// Whether frames flow.
+    pub state: PortState,
+    /// The hardware address that belongs to the port, if one does.
+    pub mac: Option<MacAddr>,
+    /// The negotiated features by name.
+    pub features: Vec<&'static str>,
+    /// Frames and bytes into the switch.
+    pub ingress: Count,
+    /// Frames and bytes out of the switch.
+    pub egress: Count,
+    /// Frames dropped at the port, by the name of the reason.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// Frames and their bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes, without the virtio-net header and the frame check sequence.
+    pub bytes: u64,
+}
+
+/// One address in the forwarding table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FdbEntry {
+    /// The VLAN, 0 for the untagged domain.
+    pub vlan: u16,
+    /// The address.
+    pub mac: MacAddr,
+    /// The port behind which it is.
+    pub port: String,
+    /// Seconds since it was last seen; `None` for a fixed address.
+    pub age_s: Option<u64>,
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be had.
+    #[error("port {port:?} of network {network:?}: {source}")]
+    Port {
+        /// The network's name.
+        network: String,
+        /// The port's name.
+        port: String,
+        /// What is wrong.
+        source: crate::ports::OpenError,
+    },
+    /// The system refused a thread or descriptor.
+    #[error("cannot start a worker: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Where lease records are made durable. Called from a worker: must not block.
+pub trait Journal: Send {
+    /// Takes a record to be written; `ticket` counts up by one with each.
+    ///
+    /// Once it is on disk, or cannot be, the journal says so by [`Durable::settle`]. A record that cannot even be
+    /// queued is given back as `false` and is as good as never seen.
+    fn append(&mut self, network: &str, ticket: u64, record: dhcp::Record) -> bool;
+}
+
+/// The engine, running.
+#[derive(Debug)]
+pub struct Engine {}
+
+impl Engine {
+    /// Opens every port and starts the worker. Nothing is left behind where one cannot be opened.
+    ///
+    /// # Errors
+    ///
+    /// A port cannot be opened.
+    pub fn start(_spec: Spec, _journal: Box<dyn Journal>, _durable: &Durable) -> Result<Self, StartError> {
+        Ok(Self {})
+    }
+
+    /// Asks the worker what everything looks like now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::default()
+    }
+
+    /// Stops the worker and closes every port.
+    pub fn stop(self) {}
+}
+
+/// Tells the engine which records are on disk. Cheap to clone; usable from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Durable {}
+
+impl Durable {
+    /// Says what became of the record with this ticket. Records are settled in the order of their tickets.
+    pub fn settle(&self, _ticket: u64, _written: bool) {}
+}

@@ -1,0 +1,2 @@
+//! The `vmlan` command.
+fn main() {}

@@ -1,0 +1,25 @@
+//! The network as state machines: switch, forwarding table, VLANs, offloads, gateway and its services.
+//!
+//! Nothing here does I/O or reads a clock: the time is an argument. Every table has a limit.
+#![forbid(unsafe_code)]
+
+use std::time::{Instant, SystemTime};
+
+pub mod address;
+pub mod dhcp;
+pub mod drops;
+pub mod fdb;
+pub mod frame;
+pub mod gateway;
+pub mod offload;
+pub mod switch;
+pub mod vlan;
+
+/// The present, as the engine read it: for intervals and for what is kept on disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Now {
+    /// For intervals: never goes back.
+    pub instant: Instant,
+    /// For what outlives the process, such as the end of a lease.
+    pub wall: SystemTime,
+}

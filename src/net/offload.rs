@@ -1,0 +1,1 @@
+//! Checksums and segmentation for receivers that cannot do them.

@@ -1,0 +1,4 @@
+//! Bursts of frames.
+/// A burst.
+#[derive(Debug)]
+pub struct Burst {}

@@ -1,0 +1,235 @@
+//! Frames in and out of the process: guests over vhost-user, uplinks over AF_PACKET, host adapters over TAP.
+//!
+//! This layer knows frames and nothing of switching. `unsafe` is allowed here only, in the files that
+//! `tests/tidy.rs` lists.
+
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+use crate::net::drops::Drops;
+use crate::net::switch::Egress;
+use crate::ports::burst::Burst;
+use crate::wire::ethernet::MacAddr;
+
+pub mod burst;
+pub mod guest;
+pub mod packet;
+pub mod tap;
+
+mod kernel;
+
+/// Why a port stopped working. The others do not notice.
+#[derive(Debug, thiserror::Error)]
+pub enum PortFault {
+    /// A ring of a guest makes no sense.
+    #[error("the {queue} makes no sense: {reason}")]
+    Ring {
+        /// Which queue.
+        queue: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel took the device away.
+    #[error("{attempt} failed: {source}")]
+    Device {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The process lacks a privilege.
+    #[error("cannot {attempt}: permission denied; {remedy}")]
+    Permission {
+        /// What was attempted, on what.
+        attempt: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// There is no such adapter.
+    #[error("there is no network adapter named {0:?}; `ip link` lists those there are")]
+    NoAdapter(String),
+    /// Anything else that the system refused.
+    #[error("cannot {attempt}: {source}")]
+    System {
+        /// What was attempted, on what.
+        attempt: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A socket's path cannot be used.
+    #[error("cannot listen on {path}: {reason}")]
+    Socket {
+        /// The path.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// The state of a port, as it is shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PortState {
+    /// A guest port to which no VMM is connected.
+    Waiting,
+    /// A guest port whose VMM and driver are still negotiating.
+    Connected,
+    /// Frames flow.
+    Up,
+    /// The link is down.
+    Down,
+}
+
+impl PortState {
+    /// Returns the word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Connected => "connected",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// What a port says about itself.
+#[derive(Clone, Debug)]
+pub struct PortStatus {
+    /// Whether frames flow.
+    pub state: PortState,
+    /// The negotiated features by name, in the order of their bits.
+    pub features: Vec<&'static str>,
+}
+
+/// What became of a batch of frames that was handed to a port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// Frames that left.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Where frames come from and go to. A worker owns its ports; nothing here blocks.
+pub trait Port: Send {
+    /// The descriptors that wake the worker for this port; asked again whenever [`Port::wake`] or
+    /// [`Port::receive`] may have changed them. Registered edge-triggered.
+    fn descriptors(&mut self) -> Descriptors<'_>;
+
+    /// Fills the burst with frames that came in, as many as there are and fit. The burst stays valid until
+    /// [`Port::release`].
+    ///
+    /// # Errors
+    ///
+    /// The port's peer or device is broken; the port has taken itself down.
+    fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault>;
+
+    /// Gives the memory of the burst's frames back to where they came from.
+    fn release(&mut self, burst: &mut Burst);
+
+    /// Sends a batch of a burst's frames. What does not fit is dropped and counted.
+    ///
+    /// # Errors
+    ///
+    /// The port's peer or device is broken; the port has taken itself down.
+    fn transmit(&mut self, burst: &Burst, batch: &[Egress], drops: &mut Drops) -> Result<Sent, PortFault>;
+
+    /// Asks to be woken when frames come in, and tells whether some came in meanwhile.
+    fn arm(&mut self) -> bool;
+
+    /// Tells that the worker looks by itself from now on, and need not be woken.
+    fn disarm(&mut self) {}
+
+    /// Whether a batch that is handed to this port can make it have frames to receive.
+    fn answers(&self) -> bool {
+        false
+    }
+
+    /// The state as it is shown.
+    fn status(&self) -> PortStatus;
+
+    /// Whether frames can be handed to this port.
+    fn is_up(&self) -> bool;
+
+    /// Counts up whenever the port went down or got another peer; what was learned on it is then forgotten.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    /// The next time at which [`Port::handle_timeout`] has work to do.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due.
+    fn handle_timeout(&mut self, _now: crate::net::Now) {}
+}
+
+/// The descriptors of a port, and whether they are others than when last asked.
+#[derive(Debug)]
+pub struct Descriptors<'a> {
+    /// Descriptors to watch for being readable.
+    pub watch: &'a [RawFd],
+    /// Counts up with every change.
+    pub generation: u64,
+}
+
+/// Every kind of port. Adding one is a variant here and a file beside this one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PortSpec {
+    /// A virtual machine's virtio-net device.
+    Guest(guest::Spec),
+    /// A physical adapter.
+    Packet(packet::Spec),
+    /// A TAP device through which the host takes part.
+    Tap(tap::Spec),
+}
+
+impl PortSpec {
+    /// Opens the port this describes.
+    ///
+    /// # Errors
+    ///
+    /// A socket or device cannot be had; the error says why and what to do.
+    pub fn open(&self) -> Result<Box<dyn Port>, OpenError> {
+        Ok(match self {
+            Self::Guest(spec) => Box::new(guest::Guest::open(spec)?),
+            Self::Packet(spec) => Box::new(packet::Packet::open(spec)?),
+            Self::Tap(spec) => Box::new(tap::Tap::open(spec)?),
+        })
+    }
+
+    /// Returns the word for the kind of port.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Guest(_) => "guest",
+            Self::Packet(_) => "uplink",
+            Self::Tap(_) => "host",
+        }
+    }
+
+    /// Returns the hardware address that belongs to the port, if one does.
+    pub fn mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Guest(spec) => Some(spec.mac),
+            Self::Packet(_) => None,
+            Self::Tap(spec) => Some(spec.mac),
+        }
+    }
+}
+
+/// A stand-in.
+pub struct Stub;
+impl Port for Stub {
+    fn descriptors(&mut self) -> Descriptors<'_> { Descriptors { watch: &[], generation: 0 } }
+    fn receive(&mut self, _: &mut Burst, _: &mut Drops) -> Result<(), PortFault> { Ok(()) }
+    fn release(&mut self, _: &mut Burst) {}
+    fn transmit(&mut self, _: &Burst, _: &[Egress], _: &mut Drops) -> Result<Sent, PortFault> { Ok(Sent::default()) }
+    fn arm(&mut self) -> bool { false }
+    fn status(&self) -> PortStatus { PortStatus { state: PortState::Down, features: Vec::new() } }
+    fn is_up(&self) -> bool { false }
+}
