@@ -16,6 +16,7 @@ pub mod guest;
 pub mod packet;
 pub mod tap;
 
+mod egress;
 mod kernel;
 
 /// Why a port stopped working. The others do not notice.
