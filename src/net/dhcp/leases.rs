@@ -14,7 +14,6 @@
 //! as many of them as the pool has addresses, plus the reservations and what was restored.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
@@ -24,6 +23,7 @@ use ipnet::Ipv4Net;
 use super::marks::Marks;
 use super::offers::{Offer, Offers};
 use super::ranges::Ranges;
+use super::refusal::Refusal;
 use super::request::{Client, Key, Request};
 use super::{Identity, Lease, Record, Reservation, Spec, State};
 use crate::net::Now;
@@ -33,52 +33,6 @@ use crate::wire::ethernet::MacAddr;
 pub(super) const QUARANTINE: Duration = Duration::from_secs(600);
 /// How long an address is taken to be in use after its station was heard.
 pub(super) const PRESENCE: Duration = Duration::from_secs(300);
-
-/// Why a client cannot have an address.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Refusal {
-    /// It is of another network.
-    Foreign,
-    /// It is not in the pool, or it is the network's own.
-    Unavailable,
-    /// It is reserved for another client.
-    Reserved,
-    /// The client has a reservation for another address, and that is free.
-    HasReservation,
-    /// The client has a lease for another address.
-    HasLease,
-    /// Another client has it.
-    Leased,
-    /// It was just offered to another client.
-    Offered,
-    /// Another station uses it.
-    InUse,
-}
-
-impl Refusal {
-    /// Tells whether the client, if it has a lease for the address, must give it up.
-    pub(super) fn ends_lease(self) -> bool {
-        match self {
-            Self::Unavailable | Self::Reserved | Self::HasReservation => true,
-            Self::Foreign | Self::HasLease | Self::Leased | Self::Offered | Self::InUse => false,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Foreign => "the address is of another network",
-            Self::Unavailable => "the address is not for lease",
-            Self::Reserved => "the address is reserved for another client",
-            Self::HasReservation => "another address is reserved for this client",
-            Self::HasLease => "another address is leased to this client",
-            Self::Leased => "the address is leased to another client",
-            Self::Offered => "the address is offered to another client",
-            Self::InUse => "the address is in use",
-        })
-    }
-}
 
 /// The newest record of an address.
 #[derive(Debug)]
@@ -622,4 +576,29 @@ const ADVISORY_LIMIT: usize = 16;
 /// Adds to a time, which stays as it is where the sum is beyond what the system can tell.
 pub(super) fn later(time: SystemTime, by: Duration) -> SystemTime {
     time.checked_add(by).unwrap_or(time)
+}
+
+#[cfg(test)]
+impl Leases {
+    /// Tells whether every address is filed where it belongs, and nowhere else.
+    pub(super) fn is_consistent(&self) -> bool {
+        let filed = (self.pool.start().to_bits()..=self.pool.end().to_bits()).all(|ip| {
+            let ip = Ipv4Addr::from_bits(ip);
+            let kept = self.reserved.contains_key(&ip) || self.is_own(ip);
+            let used = self.quarantine.find(ip).is_some() || self.seen.find(ip).is_some();
+            let free = !kept && !used && self.offers.at(ip).is_none();
+            let fresh = self.fresh.next_from(ip) == Some(ip);
+            let idle = self
+                .bindings
+                .get(&ip)
+                .map(|binding| (binding.record.ends, ip));
+            let filed = idle.is_some_and(|idle| self.idle.contains(&idle));
+            fresh == (free && idle.is_none()) && filed == (free && idle.is_some())
+        });
+        let bound = self
+            .bound_to
+            .iter()
+            .all(|(key, ip)| self.bindings[ip].key == *key);
+        filed && bound && self.idle.len() <= self.bindings.len()
+    }
 }

@@ -32,9 +32,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::Ipv4Net;
 
-use self::leases::{Leases, Refusal, later};
+use self::leases::{Leases, later};
 use self::offers::{Offer, Stage};
 use self::options::Parameters;
+use self::refusal::Refusal;
 use self::reply::Sender;
 use self::request::{Client, Datagram, Request};
 use crate::net::Now;
@@ -48,6 +49,7 @@ mod marks;
 mod offers;
 mod options;
 mod ranges;
+mod refusal;
 mod reply;
 mod request;
 #[cfg(test)]
