@@ -437,7 +437,7 @@ impl Dhcp {
     /// Tells a client that has its address from elsewhere about the network.
     fn inform(&self, request: &Request, out: &mut Replies) {
         let mut request = request.clone();
-        if request.ciaddr().is_none() {
+        if request.ciaddr().is_none() && request.relay().is_none() {
             request.message.ciaddr = request.source;
         }
         if request

@@ -489,6 +489,7 @@ fn the_table_of_offers_has_a_limit() {
             .at(first)
             .is_none_or(|offer| offer.client.mac != A)
     );
+    assert!(lab.dhcp.leases.is_consistent());
     lab.advance(PROBE);
     assert_eq!(lab.received().len(), LIMIT);
 }
@@ -552,10 +553,31 @@ fn renewing_extends_the_lease_and_writes_a_record() {
 }
 
 #[test]
+fn a_client_that_moves_gives_its_old_address_up() {
+    let mut lab = Lab::new(spec());
+    let old = lab.lease(A).unwrap();
+    let new = if old == ip(128) { ip(129) } else { ip(128) };
+    assert_eq!(lab.kind(&select(A, new)), ACK);
+    assert_eq!(lab.leased(), [(new, A)]);
+    let written: Vec<_> = lab
+        .records
+        .iter()
+        .map(|record| (record.ip, record.state))
+        .collect();
+    assert_eq!(written[1..], [(old, State::Released), (new, State::Bound)]);
+    assert_eq!(lab.kind(&reboot(B, old)), ACK);
+}
+
+#[test]
 fn a_lost_lease_file_takes_no_address_away() {
     let mut lab = Lab::new(spec());
     lab.arp(A, ip(130));
     assert_eq!(lab.ask(&renew(A, ip(130))).unwrap().message.yiaddr, ip(130));
+    assert_eq!(
+        lab.dhcp.advisories(lab.now),
+        [""; 0],
+        "its own use of it is no conflict"
+    );
     assert_eq!(
         lab.ask(&reboot(B, ip(131))).unwrap().message.yiaddr,
         ip(131)
