@@ -56,7 +56,7 @@ impl Plan {
 
 fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gateway::Spec> {
     let subnet = network.subnet?;
-    let mut services = vec![gateway::ServiceSpec::Address(address::Spec { ip: subnet.gateway })];
+    let mut services = Vec::new();
     if let Some(planned) = &network.dhcp {
         let mut spec = planned.spec.clone();
         spec.reservations = planned
@@ -72,7 +72,9 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
             })
             .collect();
         spec.restored = restored.iter().filter(|record| subnet.refuses(record.ip).is_none()).cloned().collect();
+        // First, so that it overhears the ARP traffic that the next service claims.
         services.push(gateway::ServiceSpec::Dhcp(spec));
     }
+    services.push(gateway::ServiceSpec::Address(address::Spec { ip: subnet.gateway }));
     Some(gateway::Spec { mac: macs.gateway(&network.name), services })
 }
