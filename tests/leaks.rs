@@ -26,9 +26,13 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         lan.wait_for_state(1, PortState::Waiting);
     };
     cycle();
+    // Taken while the first connection may still be on its way out, so this is one too high at most.
     let flat = held();
     for _ in 0..100 {
         cycle();
     }
-    eventually("everything is given back", || (held() == flat).then_some(()));
+    eventually("everything is given back", || {
+        let now = held();
+        (now.0 <= flat.0 && now.1 <= flat.1 && now.2 <= flat.2).then_some(())
+    });
 }
