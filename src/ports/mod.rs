@@ -166,7 +166,7 @@ pub trait Port: Send {
         None
     }
 
-    /// Does what is due. Called once when a worker takes the port, which starts its timers.
+    /// Does what is due.
     fn handle_timeout(&mut self, _now: crate::net::Now) {}
 }
 

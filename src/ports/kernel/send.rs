@@ -344,3 +344,122 @@ impl Sink for TapSending<'_> {
         Err(refusal.reason())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::wire::virtio_net::NEEDS_CSUM;
+
+    const HEAD: [u8; 20] = [7; 20];
+    const HEADER: VirtioNetHeader = VirtioNetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: 0,
+        hdr_len: 1,
+        gso_size: 2,
+        csum_start: 3,
+        csum_offset: 4,
+    };
+
+    /// A pair of sockets of which one stands in for the packet socket.
+    fn pair() -> (PacketSocket, UnixDatagram) {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let fd = near.into();
+        let socket = PacketSocket {
+            fd,
+            ignores_outgoing: true,
+        };
+        (socket, far)
+    }
+
+    fn received(far: &UnixDatagram) -> Vec<Vec<u8>> {
+        let mut buffer = vec![0; 70_000];
+        let mut datagrams = Vec::new();
+        while let Ok(len) = far.recv(&mut buffer) {
+            datagrams.push(buffer[..len].to_vec());
+        }
+        datagrams
+    }
+
+    /// Memory that a guest took away: nothing is ever mapped there.
+    fn vanished() -> Segment {
+        Segment::new(std::ptr::without_provenance(8), 100)
+    }
+
+    #[test]
+    fn a_body_that_vanished_costs_its_own_frame_only() {
+        let (socket, far) = pair();
+        let (mut batch, burst, mut drops) =
+            (PacketBatch::new(), Burst::default(), Drops::default());
+        let (first, second) = ([1; 300], [2; 500]);
+        let mut sending = batch.start(&socket, &burst);
+        let body = [Segment::of(&first), Segment::of(&second)];
+        assert_eq!(sending.put(HEADER, &HEAD, &body), Ok(()));
+        assert_eq!(sending.put(HEADER, &HEAD, &[vanished()]), Ok(()));
+        assert_eq!(sending.put(HEADER, &HEAD, &[]), Ok(()));
+        let outcome = sending.finish(&mut drops);
+
+        assert_eq!((outcome.sent.frames, outcome.sent.bytes), (2, 840));
+        assert!(!outcome.down);
+        assert_eq!(
+            drops.iter().collect::<Vec<_>>(),
+            [(DropReason::DeviceBusy, 1)]
+        );
+        let header = &HEADER.emit(0)[..HEADER_LEN];
+        assert_eq!(
+            received(&far),
+            [
+                [header, &HEAD, &first, &second].concat(),
+                [header, &HEAD].concat()
+            ]
+        );
+
+        let mut sending = TapSending::start(socket.as_fd());
+        assert_eq!(
+            sending.put(HEADER, &HEAD, &[vanished()]),
+            Err(DropReason::DeviceBusy)
+        );
+        assert_eq!(sending.put(HEADER, &HEAD, &body), Ok(()));
+        let many: Vec<_> = first.chunks(5).map(Segment::of).collect();
+        assert_eq!(sending.put(HEADER, &HEAD, &many), Ok(()));
+        let outcome = sending.finish();
+        assert_eq!((outcome.sent.frames, outcome.sent.bytes), (2, 1140));
+        assert_eq!(received(&far)[1], [header, &HEAD, &first].concat());
+    }
+
+    #[test]
+    fn more_than_the_kernel_takes_is_dropped_at_once() {
+        let (socket, far) = pair();
+        let (mut batch, burst, mut drops) =
+            (PacketBatch::new(), Burst::default(), Drops::default());
+        let body = vec![1; 60_000];
+        let mut sending = batch.start(&socket, &burst);
+        for _ in 0..3 * BATCH {
+            assert_eq!(
+                sending.put(HEADER, &HEAD, &[Segment::of(&body)]),
+                Ok(()),
+                "the frames of a batch wait for each other"
+            );
+        }
+        let outcome = sending.finish(&mut drops);
+        let arrived = received(&far).len() as u64;
+        assert_eq!(outcome.sent.frames, arrived);
+        assert_eq!(
+            drops.iter().collect::<Vec<_>>(),
+            [(DropReason::DeviceBusy, 3 * BATCH as u64 - arrived)]
+        );
+
+        let mut sending = TapSending::start(socket.as_fd());
+        let results: Vec<_> = (0..100)
+            .map(|_| sending.put(HEADER, &HEAD, &[Segment::of(&body)]))
+            .collect();
+        let sent = sending.finish().sent.frames;
+        assert!(sent < 100);
+        assert_eq!(received(&far).len() as u64, sent);
+        assert_eq!(results.last(), Some(&Err(DropReason::DeviceBusy)));
+    }
+}
