@@ -19,6 +19,11 @@ pub struct Segment {
     len: usize,
 }
 
+// JUSTIFICATION: a burst belongs to a worker, which is opened by one thread and runs on another.
+// SAFETY: the pointer leads into memory that belongs to no thread; reading it is what is unsafe.
+#[expect(unsafe_code, reason = "the pointer leads into shared memory")]
+unsafe impl Send for Segment {}
+
 impl Segment {
     /// Describes `len` bytes at `address`.
     pub(super) const fn new(address: *const u8, len: usize) -> Self {
@@ -52,8 +57,8 @@ impl Segment {
         // SAFETY: the caller says that the segment reaches that far.
         let from = unsafe { self.address.add(offset) };
         // JUSTIFICATION: guest memory cannot be a slice, since its owner may write to it at any time.
-        // SAFETY: the caller says that the source is readable and `out` writable for `len` bytes; guests' memory
-        // and ours do not overlap, and two buffers of one guest are never copied to each other.
+        // SAFETY: the caller says that the source is readable and `out` writable for `len` bytes; mappings of guests'
+        // memory and our own memory do not overlap.
         unsafe { ptr::copy_nonoverlapping(from, out, len) };
     }
 }

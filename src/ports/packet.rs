@@ -15,10 +15,10 @@
 //! looked for by its name at the same intervals, and taken again, by the same socket.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
@@ -29,7 +29,7 @@ use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{
     self, Adapter, AdapterName, Looked, PacketBatch, PacketReceiver, PacketSocket,
 };
-use crate::ports::{Descriptors, OpenError, Port, PortFault, PortState, PortStatus, Sent};
+use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
 
 /// How often a link that is up is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -41,17 +41,13 @@ const LOOK_DOWN: Duration = Duration::from_millis(250);
 pub struct Spec {
     /// The adapter's name.
     pub interface: String,
-    /// The largest packet of the network; larger ones are dropped where they come in.
-    pub mtu: u16,
 }
 
 /// An open uplink.
 pub struct Packet {
     interface: String,
-    mtu: u16,
     adapter: Adapter,
     socket: PacketSocket,
-    watch: [RawFd; 1],
     /// The adapter that the socket is bound to; none while it is gone.
     bound: Option<i32>,
     up: bool,
@@ -93,13 +89,8 @@ impl Packet {
             .bind(index)
             .map_err(failed("take the frames of the uplink"))?;
         let receiver = PacketReceiver::new().map_err(failed("reserve memory for the uplink"))?;
-        if adapter.mtu().is_ok_and(|mtu| mtu < i32::from(spec.mtu)) {
-            warn!(%interface, mtu = spec.mtu, "the adapter's MTU is smaller than the network's: larger packets will be dropped");
-        }
         let mut this = Self {
-            mtu: spec.mtu,
             adapter,
-            watch: [socket.as_fd().as_raw_fd()],
             socket,
             bound: Some(index),
             up: false,
@@ -162,15 +153,12 @@ fn refused(attempt: String, source: io::Error) -> OpenError {
 }
 
 impl Port for Packet {
-    fn descriptors(&mut self) -> Descriptors<'_> {
-        Descriptors {
-            watch: &self.watch,
-            generation: 0,
-        }
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+        watcher.add(self.socket.as_fd().as_raw_fd())
     }
 
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
-        match self.receiver.receive(&self.socket, self.mtu, burst, drops) {
+        match self.receiver.receive(&self.socket, burst, drops) {
             Ok(Looked::Done) => {
                 // Frames come in before the next look would tell that the link is back.
                 if !self.up && self.bound.is_some() && !burst.is_empty() {

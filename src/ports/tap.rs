@@ -11,7 +11,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::net::switch::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{self, Adapter, AdapterName, Looked, TapReceiver, TapSending};
-use crate::ports::{Descriptors, OpenError, Port, PortFault, PortState, PortStatus, Sent};
+use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::ethernet::MacAddr;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -50,7 +50,6 @@ pub struct Tap {
     name: AdapterName,
     adapter: Adapter,
     tun: File,
-    watch: [RawFd; 1],
     up: bool,
     look_at: Option<Instant>,
     receiver: TapReceiver,
@@ -90,7 +89,6 @@ impl Tap {
             spec: spec.clone(),
             name,
             adapter,
-            watch: [tun.as_raw_fd()],
             tun,
             up: false,
             look_at: None,
@@ -167,18 +165,12 @@ fn refused(attempt: String, source: io::Error) -> OpenError {
 }
 
 impl Port for Tap {
-    fn descriptors(&mut self) -> Descriptors<'_> {
-        Descriptors {
-            watch: &self.watch,
-            generation: 0,
-        }
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+        watcher.add(self.tun.as_fd().as_raw_fd())
     }
 
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
-        match self
-            .receiver
-            .receive(self.tun.as_fd(), self.spec.mtu, burst, drops)
-        {
+        match self.receiver.receive(self.tun.as_fd(), burst, drops) {
             Ok(Looked::Done) => {
                 if !self.up && !burst.is_empty() {
                     self.look();

@@ -18,7 +18,6 @@ pub(super) enum Request {
     SetFlags,
     HardwareAddress,
     SetHardwareAddress,
-    Mtu,
     SetMtu,
     SetAddress,
     SetNetmask,
@@ -34,7 +33,6 @@ impl Request {
             Self::SetFlags => libc::SIOCSIFFLAGS,
             Self::HardwareAddress => libc::SIOCGIFHWADDR,
             Self::SetHardwareAddress => libc::SIOCSIFHWADDR,
-            Self::Mtu => libc::SIOCGIFMTU,
             Self::SetMtu => libc::SIOCSIFMTU,
             Self::SetAddress => libc::SIOCSIFADDR,
             Self::SetNetmask => libc::SIOCSIFNETMASK,
@@ -127,11 +125,6 @@ impl Adapter {
     /// Returns the number that the kernel gave the adapter.
     pub(in crate::ports) fn index(&self) -> io::Result<i32> {
         self.number(Request::Index)
-    }
-
-    /// Returns the largest packet.
-    pub(in crate::ports) fn mtu(&self) -> io::Result<i32> {
-        self.number(Request::Mtu)
     }
 
     /// Tells whether frames of the adapter begin with an Ethernet header.

@@ -6,7 +6,6 @@ use std::{mem, ptr};
 
 use super::{PacketSocket, checked, empty_message, length};
 use crate::net::drops::{DropReason, Drops};
-use crate::net::offload;
 use crate::ports::burst::{Burst, Segment};
 use crate::wire::ethernet::{self, TAG_LEN};
 use crate::wire::virtio_net::{
@@ -90,7 +89,7 @@ struct Arrival {
 
 impl Slots {
     /// Adds a frame to the burst, if it is fit to go on.
-    fn admit(&self, arrival: &Arrival, mtu: u16, burst: &mut Burst) -> Result<(), DropReason> {
+    fn admit(&self, arrival: &Arrival, burst: &mut Burst) -> Result<(), DropReason> {
         if arrival.truncated {
             return Err(DropReason::TooBig);
         }
@@ -130,7 +129,6 @@ impl Slots {
         head.set_len(in_head + tag_len);
         head.offload = offload;
         head.frame_len = length(arrival.len - HEADER_LEN + tag_len);
-        offload::check(head, mtu)?;
 
         let body = HEADER_LEN + in_head;
         if body < arrival.len {
@@ -187,7 +185,6 @@ impl TapReceiver {
     pub(in crate::ports) fn receive(
         &mut self,
         tun: BorrowedFd<'_>,
-        mtu: u16,
         burst: &mut Burst,
         drops: &mut Drops,
     ) -> io::Result<Looked> {
@@ -200,7 +197,7 @@ impl TapReceiver {
                         truncated: len == SLOT,
                         tag: None,
                     };
-                    if let Err(reason) = self.slots.admit(&arrival, mtu, burst) {
+                    if let Err(reason) = self.slots.admit(&arrival, burst) {
                         drops.count(reason);
                     }
                 }
@@ -302,7 +299,6 @@ impl PacketReceiver {
     pub(in crate::ports) fn receive(
         &mut self,
         socket: &PacketSocket,
-        mtu: u16,
         burst: &mut Burst,
         drops: &mut Drops,
     ) -> io::Result<Looked> {
@@ -335,7 +331,7 @@ impl PacketReceiver {
                     truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
                     tag: self.controls[slot].tag(message.msg_hdr.msg_controllen),
                 };
-                if let Err(reason) = self.slots.admit(&arrival, mtu, burst) {
+                if let Err(reason) = self.slots.admit(&arrival, burst) {
                     drops.count(reason);
                 }
             }
@@ -457,7 +453,7 @@ mod tests {
             truncated: false,
             tag,
         };
-        slots.admit(&arrival, 1500, &mut burst).unwrap();
+        slots.admit(&arrival, &mut burst).unwrap();
         (slots, burst)
     }
 
@@ -506,16 +502,10 @@ mod tests {
                     truncated,
                     tag: None,
                 },
-                1500,
                 &mut burst,
             )
         };
         assert_eq!(admit(SLOT, true), Err(DropReason::TooBig));
-        assert_eq!(
-            admit(SLOT, false),
-            Err(DropReason::TooBig),
-            "no super-frame"
-        );
         assert_eq!(admit(0, false), Err(DropReason::Runt));
         assert_eq!(admit(HEADER_LEN + 13, false), Err(DropReason::Runt));
         assert_eq!(admit(HEADER_LEN + 14, false), Ok(()));
