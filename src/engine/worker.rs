@@ -126,6 +126,10 @@ impl Worker {
         for network in spec.networks {
             worker.open_network(network, ledger, durable, now)?;
         }
+        // Only the worker knows the time: its ports plan their first look at their links from this.
+        for slot in &mut worker.slots {
+            slot.port.handle_timeout(now);
+        }
         worker.plan_timer();
         Ok(worker)
     }

@@ -181,7 +181,7 @@ pub trait Port: Send {
         None
     }
 
-    /// Does what is due.
+    /// Does what is due. Called once when a worker takes the port, which starts its timers.
     fn handle_timeout(&mut self, _now: Now) {}
 }
 
