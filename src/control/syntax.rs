@@ -68,7 +68,7 @@ mod tests {
         assert!(read("a = 1\nb = \nc = \"x\n", &mut problems).is_none());
         let lines: Vec<_> = problems.errors().iter().map(|problem| problem.line).collect();
         assert_eq!(lines, [Some(2), Some(3)], "{:?}", problems.errors());
-        assert!(problems.errors()[0].text.starts_with("column 4"), "{:?}", problems.errors());
+        assert!(problems.errors()[0].text.starts_with("column 5"), "{:?}", problems.errors());
     }
 
     #[test]
