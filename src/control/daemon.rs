@@ -45,7 +45,7 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let listen = || format!("cannot listen on the control socket {}", control.display());
     let mut socket = Socket::bind(&control).with_context(listen)?;
     let spec = plan.spec(&macs, &leases.by_network());
-    let durable = Durable::default();
+    let durable = Durable::new().context(start)?;
     let (sender, writer) = leases.start(durable.clone()).context(start)?;
     let engine = match Engine::start(spec, Box::new(sender), &durable) {
         Ok(engine) => engine,

@@ -34,7 +34,7 @@ fn text(dir: &Path) -> String {
 fn records_survive_a_restart_and_the_newest_counts() {
     let dir = tempfile::tempdir().unwrap();
     let leases = Leases::open(dir.path(), now()).unwrap();
-    let (mut sender, writer) = leases.start(Durable::default()).unwrap();
+    let (mut sender, writer) = leases.start(Durable::new().unwrap()).unwrap();
     for (ticket, (last, ends_in)) in [(1, 100), (2, 100), (1, 900)].into_iter().enumerate() {
         assert!(sender.append("net", ticket as u64, record(last, ends_in)));
     }
