@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "vmlan: {error:#}");
+            let _ = writeln!(io::stderr(), "vmlan: {}", chain(&error));
             match error.downcast_ref::<ClientError>() {
                 Some(ClientError::Absent(_)) => ExitCode::from(3),
                 Some(
@@ -392,6 +392,21 @@ fn manual(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&page)
 }
 
+/// An error and its causes, each once: many say what caused them in their own sentence.
+fn chain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .fold(error.to_string(), |text, cause| {
+            let cause = cause.to_string();
+            if text.contains(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        })
+}
+
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}").and_then(|()| stdout.flush())?;
@@ -429,6 +444,20 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        let source = io::Error::other("no space");
+        let path = PathBuf::from("/x");
+        let error = directory::DirectoryError::Create {
+            path,
+            key: "state_dir",
+            source,
+        };
+        let error = anyhow::Error::from(error).context("cannot start");
+        let text = "cannot start: cannot create the directory /x: no space; set daemon.state_dir to one that you may write to";
+        assert_eq!(chain(&error), text);
     }
 
     #[test]

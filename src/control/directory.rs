@@ -28,6 +28,16 @@ pub enum DirectoryError {
         /// The system's answer.
         source: io::Error,
     },
+    /// It is in a directory such as /tmp, and somebody else made it.
+    #[error(
+        "cannot use the directory {path}: it belongs to another user; remove it, or set daemon.{key} to another"
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
     /// Another daemon has it.
     #[error("another vmlan daemon uses {path}; stop it, or give this one a {key} of its own")]
     Taken {
@@ -67,6 +77,12 @@ impl Directory {
             source,
         };
         let lock = File::open(path).map_err(lock_error)?;
+        if is_foreign(path, &lock).map_err(lock_error)? {
+            return Err(DirectoryError::Foreign {
+                path: path.to_owned(),
+                key,
+            });
+        }
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
@@ -89,6 +105,14 @@ impl Drop for Directory {
             let _ = std::fs::remove_dir(&self.path);
         }
     }
+}
+
+/// Where everybody may make directories, one with our name may be somebody's trap.
+fn is_foreign(path: &Path, directory: &File) -> io::Result<bool> {
+    const STICKY: u32 = 0o1000;
+    let parent = path.parent().map(std::fs::metadata).transpose()?;
+    let shared = parent.is_some_and(|parent| parent.mode() & STICKY != 0);
+    Ok(shared && directory.metadata()?.uid() != user())
 }
 
 /// Writes a file so that, whatever happens, either the old or the new content is there.
