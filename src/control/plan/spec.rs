@@ -81,9 +81,7 @@ impl Plan {
 
 fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gateway::Spec> {
     let subnet = network.subnet?;
-    let mut services = vec![gateway::ServiceSpec::Address(address::Spec {
-        ip: subnet.gateway,
-    })];
+    let mut services = Vec::new();
     if let Some(planned) = &network.dhcp {
         let mut spec = planned.spec.clone();
         spec.reservations = planned
@@ -103,8 +101,12 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
             .filter(|record| subnet.refuses(record.ip).is_none())
             .cloned()
             .collect();
+        // First, so that it overhears the ARP traffic that the next service claims.
         services.push(gateway::ServiceSpec::Dhcp(spec));
     }
+    services.push(gateway::ServiceSpec::Address(address::Spec {
+        ip: subnet.gateway,
+    }));
     Some(gateway::Spec {
         mac: macs.gateway(&network.name),
         services,

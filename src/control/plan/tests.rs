@@ -216,7 +216,7 @@ fn the_engine_is_told_of_every_port_service_and_reservation() {
     );
     assert_eq!(guest.port.mac(), Some(macs.vm("web1")));
     let services = &host_only.gateway.as_ref().unwrap().services;
-    let [ServiceSpec::Address(address), ServiceSpec::Dhcp(dhcp)] = &services[..] else {
+    let [ServiceSpec::Dhcp(dhcp), ServiceSpec::Address(address)] = &services[..] else {
         panic!("two services")
     };
     assert_eq!(
