@@ -20,9 +20,16 @@ const BURST: u16 = 32;
 /// Opens a port and brings a guest up on it; the port is worked meanwhile, as a worker would.
 fn up(directory: &std::path::Path, number: u8) -> (Box<dyn Port>, Vm) {
     let socket = directory.join(format!("g{number}.sock"));
-    let spec =
-        guest::Spec { name: format!("g{number}"), socket: socket.clone(), role: Role::Server, mac: mac(number), mtu: 9000 };
-    let mut port = PortSpec::Guest(spec).open().expect("the socket can be made");
+    let spec = guest::Spec {
+        name: format!("g{number}"),
+        socket: socket.clone(),
+        role: Role::Server,
+        mac: mac(number),
+        mtu: 9000,
+    };
+    let mut port = PortSpec::Guest(spec)
+        .open()
+        .expect("the socket can be made");
     let starting = std::thread::spawn(move || {
         let mut vm = Vm::connect(&socket);
         vm.start(PLAIN);
@@ -30,7 +37,8 @@ fn up(directory: &std::path::Path, number: u8) -> (Box<dyn Port>, Vm) {
     });
     let (mut burst, mut drops) = (Burst::default(), Drops::default());
     while !starting.is_finished() {
-        port.receive(&mut burst, &mut drops).expect("the guest is well-behaved");
+        port.receive(&mut burst, &mut drops)
+            .expect("the guest is well-behaved");
         port.release(&mut burst);
     }
     (port, starting.join().expect("the guest starts"))
@@ -43,7 +51,12 @@ fn walk(criterion: &mut Criterion) {
     let (mut from, mut sender) = up(directory.path(), 1);
     let (mut to, mut receiver) = up(directory.path(), 2);
     let (mut burst, mut drops) = (Burst::default(), Drops::default());
-    let batch: Vec<Egress> = (0..BURST).map(|frame| Egress { frame, action: TagAction::Keep }).collect();
+    let batch: Vec<Egress> = (0..BURST)
+        .map(|frame| Egress {
+            frame,
+            action: TagAction::Keep,
+        })
+        .collect();
     for len in [64, 256, 1514] {
         group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
             bencher.iter_custom(|rounds| {
@@ -51,13 +64,23 @@ fn walk(criterion: &mut Criterion) {
                 for _ in 0..rounds {
                     for slot in 0..BURST {
                         let (at, size) = sender.place(slot, Default::default(), &frame(1, 2, len));
-                        sender.write_descriptor(sender.rings[TX].descriptors(), slot, at, size, 0, 0);
+                        sender.write_descriptor(
+                            sender.rings[TX].descriptors(),
+                            slot,
+                            at,
+                            size,
+                            0,
+                            0,
+                        );
                         sender.offer(TX, slot);
                     }
                     receiver.offer_buffers(BURST, 2048);
                     let start = Instant::now();
-                    from.receive(&mut burst, &mut drops).expect("the ring is sound");
-                    let sent = to.transmit(&burst, &batch, &mut drops).expect("the ring is sound");
+                    from.receive(&mut burst, &mut drops)
+                        .expect("the ring is sound");
+                    let sent = to
+                        .transmit(&burst, &batch, &mut drops)
+                        .expect("the ring is sound");
                     from.release(&mut burst);
                     spent += start.elapsed();
                     assert_eq!(sent.frames, u64::from(BURST));

@@ -23,7 +23,13 @@ fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
     let mut switch = Switch::new(Instant::now());
     let mut outbox = Outbox::default();
     for port in (0..ports).map(PortId) {
-        switch.add(port, Member { vlan, uplink: false });
+        switch.add(
+            port,
+            Member {
+                vlan,
+                uplink: false,
+            },
+        );
         switch.set_up(port, true);
         outbox.reserve(port);
     }
@@ -32,7 +38,10 @@ fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
 
 fn head(src: MacAddr, dst: MacAddr) -> Head {
     let mut head = Head::default();
-    head.fill(&emit(dst, src, ETHERTYPE_IPV4, &[0; 50]), VirtioNetHeader::default());
+    head.fill(
+        &emit(dst, src, ETHERTYPE_IPV4, &[0; 50]),
+        VirtioNetHeader::default(),
+    );
     head
 }
 
@@ -53,33 +62,46 @@ fn decisions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("switch");
     group.throughput(Throughput::Elements(u64::from(BURST)));
     for stations in [2, 1000, 100_000] {
-        let (mut switch, mut outbox) = switch(64, PortVlan::Access(VlanId::new(10).expect("10 is a VLAN")));
+        let (mut switch, mut outbox) =
+            switch(64, PortVlan::Access(VlanId::new(10).expect("10 is a VLAN")));
         let share = Fdb::PORT_LIMIT;
         for number in 0..stations {
             let port = PortId(u16::try_from(number / share + 1).expect("64 ports are enough"));
-            let learned = head(station(number), MacAddr::BROADCAST).parse().expect("a whole header");
+            let learned = head(station(number), MacAddr::BROADCAST)
+                .parse()
+                .expect("a whole header");
             let _ = switch.forward(port, 0, learned, &mut outbox);
             outbox.drain(|_, _| {});
         }
         let source = station(u32::MAX);
         let mut next = 0;
-        group.bench_function(BenchmarkId::new("unicast among stations", stations), |bencher| {
-            let mut heads: Vec<Head> = (0..BURST).map(|_| head(source, MacAddr::BROADCAST)).collect();
-            bencher.iter(|| {
-                for head in &mut heads {
-                    next = (next + 7919) % stations;
-                    head.buffer()[..6].copy_from_slice(&station(next).0);
-                }
-                run(&mut switch, &mut outbox, &mut heads, PortId(0));
-            });
-        });
+        group.bench_function(
+            BenchmarkId::new("unicast among stations", stations),
+            |bencher| {
+                let mut heads: Vec<Head> = (0..BURST)
+                    .map(|_| head(source, MacAddr::BROADCAST))
+                    .collect();
+                bencher.iter(|| {
+                    for head in &mut heads {
+                        next = (next + 7919) % stations;
+                        head.buffer()[..6].copy_from_slice(&station(next).0);
+                    }
+                    run(&mut switch, &mut outbox, &mut heads, PortId(0));
+                });
+            },
+        );
     }
     for ports in [2, 9, 200] {
         let (mut switch, mut outbox) = switch(ports, PortVlan::Untagged);
-        let mut heads: Vec<Head> = (0..BURST).map(|_| head(station(1), MacAddr::BROADCAST)).collect();
-        group.bench_function(BenchmarkId::new("broadcast among ports", ports), |bencher| {
-            bencher.iter(|| run(&mut switch, &mut outbox, &mut heads, PortId(0)));
-        });
+        let mut heads: Vec<Head> = (0..BURST)
+            .map(|_| head(station(1), MacAddr::BROADCAST))
+            .collect();
+        group.bench_function(
+            BenchmarkId::new("broadcast among ports", ports),
+            |bencher| {
+                bencher.iter(|| run(&mut switch, &mut outbox, &mut heads, PortId(0)));
+            },
+        );
     }
     group.finish();
 }

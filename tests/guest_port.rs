@@ -75,15 +75,24 @@ fn without_mergeable_buffers_a_frame_must_fit_one_chain() {
     b.write_descriptor(table, 3, 0x20_4000, 512, WRITE, 0);
     b.offer(RX, 3);
     a.send(&frame(1, 2, 1000));
-    eventually("the drop is counted", || (lan.drops(2, "buffer_too_small") == 1).then_some(()));
+    eventually("the drop is counted", || {
+        (lan.drops(2, "buffer_too_small") == 1).then_some(())
+    });
     a.send(&frame(1, 2, 400));
-    assert_eq!(b.receive(), frame(1, 2, 400), "the buffer was kept for a frame that fits");
+    assert_eq!(
+        b.receive(),
+        frame(1, 2, 400),
+        "the buffer was kept for a frame that fits"
+    );
 }
 
 #[test]
 fn a_legacy_driver_has_a_header_of_ten_bytes() {
     let lan = Lan::new(2);
-    let (mut a, mut b) = (lan.guest(1, PROTOCOL_FEATURES), lan.guest(2, PROTOCOL_FEATURES));
+    let (mut a, mut b) = (
+        lan.guest(1, PROTOCOL_FEATURES),
+        lan.guest(2, PROTOCOL_FEATURES),
+    );
     assert_eq!((a.header_len, b.header_len), (10, 10));
     b.offer_buffers(1, 2048);
     a.send(&frame(1, 2, 300));
@@ -98,7 +107,11 @@ fn a_chain_may_be_split_at_any_byte_direct_or_indirect() {
     for split in [1, 9, 10, 11, 12, 13, 25, 26, 100, 139, 140, 141, 200] {
         for indirect in [false, true] {
             let (at, len) = a.place(0, VirtioNetHeader::default(), &frame(1, 2, 400));
-            let chain = if indirect { GuestAddress(0x7f_0000) } else { table };
+            let chain = if indirect {
+                GuestAddress(0x7f_0000)
+            } else {
+                table
+            };
             a.write_descriptor(chain, 0, at, split, NEXT, 1);
             a.write_descriptor(chain, 1, at + u64::from(split), 3, NEXT, 2);
             a.write_descriptor(chain, 2, at + u64::from(split) + 3, len - split - 3, 0, 0);
@@ -107,7 +120,11 @@ fn a_chain_may_be_split_at_any_byte_direct_or_indirect() {
             }
             b.offer_buffers(1, 2048);
             a.offer(TX, if indirect { 7 } else { 0 });
-            assert_eq!(b.receive(), frame(1, 2, 400), "split at {split}, indirect: {indirect}");
+            assert_eq!(
+                b.receive(),
+                frame(1, 2, 400),
+                "split at {split}, indirect: {indirect}"
+            );
         }
     }
 }
@@ -139,12 +156,20 @@ fn the_driver_is_notified_when_it_asked_for_it_and_only_then() {
 fn super_frame(payload: usize) -> (Vec<u8>, VirtioNetHeader) {
     let mut bytes = frame(1, 2, 14 + 20 + 20 + payload);
     let total = u16::try_from(bytes.len() - 14).unwrap();
-    bytes[14..34].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes[14..34].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
     bytes[16..18].copy_from_slice(&total.to_be_bytes());
     let sum = Sum::default().add(&bytes[14..34]).finish();
     bytes[24..26].copy_from_slice(&sum.to_be_bytes());
-    bytes[34..54].copy_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
-    let pseudo = Sum::default().add(&bytes[26..34]).add_word(6).add_word(total - 20).fold();
+    bytes[34..54].copy_from_slice(&[
+        0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0,
+    ]);
+    let pseudo = Sum::default()
+        .add(&bytes[26..34])
+        .add_word(6)
+        .add_word(total - 20)
+        .fold();
     bytes[50..52].copy_from_slice(&pseudo.to_be_bytes());
     let header = VirtioNetHeader {
         flags: NEEDS_CSUM,
@@ -161,7 +186,10 @@ fn super_frame(payload: usize) -> (Vec<u8>, VirtioNetHeader) {
 fn a_super_frame_passes_whole_to_a_guest_that_takes_it() {
     let lan = Lan::new(2);
     let offloads = PLAIN | CSUM | HOST_TSO4;
-    let (mut a, mut b) = (lan.guest(1, offloads), lan.guest(2, PLAIN | GUEST_CSUM | GUEST_TSO4));
+    let (mut a, mut b) = (
+        lan.guest(1, offloads),
+        lan.guest(2, PLAIN | GUEST_CSUM | GUEST_TSO4),
+    );
     let (bytes, header) = super_frame(64_000);
     b.offer_buffers(64, 2048);
     a.send_with(header, &bytes);
@@ -183,7 +211,15 @@ fn a_guest_without_offloads_gets_whole_segments_with_right_checksums() {
         assert_eq!(got, VirtioNetHeader::default());
         assert!(segment.len() <= 1514);
         let len = u16::try_from(segment.len() - 34).unwrap();
-        assert_eq!(Sum::default().add(&segment[26..34]).add_word(6).add_word(len).add(&segment[34..]).finish(), 0);
+        assert_eq!(
+            Sum::default()
+                .add(&segment[26..34])
+                .add_word(6)
+                .add_word(len)
+                .add(&segment[34..])
+                .finish(),
+            0
+        );
         payload.extend_from_slice(&segment[54..]);
     }
     assert_eq!(payload, bytes[54..]);
@@ -195,9 +231,27 @@ fn a_header_that_lies_costs_its_sender_the_frame_and_nobody_anything_else() {
     let (mut a, mut b) = (lan.guest(1, PLAIN | CSUM | HOST_TSO4), lan.guest(2, PLAIN));
     b.offer_buffers(4, 2048);
     let (bytes, header) = super_frame(3000);
-    a.send_with(VirtioNetHeader { csum_start: 60_000, ..header }, &bytes);
-    a.send_with(VirtioNetHeader { gso_size: 0, ..header }, &bytes);
-    a.send_with(VirtioNetHeader { gso_type: 3, ..header }, &bytes);
+    a.send_with(
+        VirtioNetHeader {
+            csum_start: 60_000,
+            ..header
+        },
+        &bytes,
+    );
+    a.send_with(
+        VirtioNetHeader {
+            gso_size: 0,
+            ..header
+        },
+        &bytes,
+    );
+    a.send_with(
+        VirtioNetHeader {
+            gso_type: 3,
+            ..header
+        },
+        &bytes,
+    );
     assert_eq!(lan.drops(1, "bad_offload"), 3);
     a.send(&frame(1, 2, 60));
     assert_eq!(b.receive(), frame(1, 2, 60));
@@ -206,7 +260,11 @@ fn a_header_that_lies_costs_its_sender_the_frame_and_nobody_anything_else() {
 #[test]
 fn a_receiver_without_buffers_loses_frames_and_delays_nobody() {
     let lan = Lan::new(3);
-    let (mut a, mut b, mut c) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN), lan.guest(3, PLAIN));
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
     c.offer_buffers(1, 2048);
     for _ in 0..5 {
         a.send(&frame(1, 2, 60));
@@ -229,7 +287,13 @@ fn a_guest_that_leaves_and_comes_back_goes_on_where_its_ring_was() {
         b.receive();
     }
     // The VMM's connection breaks; guest memory and rings stay, with one more frame waiting in them.
-    let Vm { memory, rings, frontend, features, .. } = a;
+    let Vm {
+        memory,
+        rings,
+        frontend,
+        features,
+        ..
+    } = a;
     drop(frontend);
     lan.wait_for_state(1, PortState::Waiting);
     let mut a = Vm::connect(&lan.socket(1));
@@ -258,7 +322,11 @@ fn a_stopped_ring_reports_where_it_stopped() {
         b.receive();
     }
     assert_eq!(a.frontend.get_vring_base(TX).unwrap(), 3);
-    assert_eq!(b.frontend.get_vring_base(RX).unwrap(), 3, "buffers that were not used are not taken");
+    assert_eq!(
+        b.frontend.get_vring_base(RX).unwrap(),
+        3,
+        "buffers that were not used are not taken"
+    );
     lan.wait_for_state(1, PortState::Connected);
     a.start_ring(TX);
     b.start_ring(RX);
@@ -286,7 +354,11 @@ fn a_second_connection_waits_for_the_first_and_disturbs_nobody() {
 
     first.frontend.get_vring_base(RX).unwrap();
     first.frontend.get_vring_base(TX).unwrap();
-    assert_eq!(b.receive(), frame(1, 2, 70), "its turn came when the first had let go");
+    assert_eq!(
+        b.receive(),
+        frame(1, 2, 70),
+        "its turn came when the first had let go"
+    );
     drop(first);
     let (at, len) = second.place(1, VirtioNetHeader::default(), &frame(1, 2, 71));
     second.write_descriptor(second.rings[TX].descriptors(), 1, at, len, 0, 0);
@@ -310,7 +382,11 @@ fn the_vmm_may_listen_and_is_found_again() {
 /// once its rings are set up anew.
 fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
     let lan = Lan::new(3);
-    let (mut a, mut b, mut c) = (lan.guest(1, PLAIN | INDIRECT_DESC), lan.guest(2, PLAIN), lan.guest(3, PLAIN));
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN | INDIRECT_DESC),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
     c.offer_buffers(8, 2048);
     harm(&mut a);
     lan.wait_for_state(1, PortState::Connected);
@@ -320,7 +396,9 @@ fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
     for ring in [RX, TX] {
         a.frontend.get_vring_base(ring).unwrap();
         let zeros = vec![0; 0x8_0000];
-        a.memory.write_slice(&zeros, a.rings[ring].descriptors()).unwrap();
+        a.memory
+            .write_slice(&zeros, a.rings[ring].descriptors())
+            .unwrap();
         (a.rings[ring].available, a.rings[ring].seen) = (0, 0);
     }
     a.start_ring(RX);
@@ -373,7 +451,11 @@ fn rings_that_make_no_sense_stop_their_own_port_only() {
 #[test]
 fn a_receive_ring_that_makes_no_sense_stops_its_own_port_only() {
     let lan = Lan::new(3);
-    let (mut a, mut b, mut c) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN), lan.guest(3, PLAIN));
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
     c.offer_buffers(2, 2048);
     a.write_descriptor(a.rings[RX].descriptors(), 0, 0x20_0000, 2048, 0, 0);
     a.offer(RX, 0);
@@ -404,13 +486,22 @@ fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
 /// A message as it is on the wire: request, flags (version 1, and 8 to have it acknowledged), payload of numbers.
 fn message(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap();
-    [&request.to_ne_bytes(), &(1 | flags).to_ne_bytes(), &size.to_ne_bytes(), payload].concat()
+    [
+        &request.to_ne_bytes(),
+        &(1 | flags).to_ne_bytes(),
+        &size.to_ne_bytes(),
+        payload,
+    ]
+    .concat()
 }
 
 fn reply(stream: &mut UnixStream) -> (u32, u64) {
     let mut bytes = [0; 20];
     stream.read_exact(&mut bytes).unwrap();
-    (u32::from_ne_bytes(bytes[..4].try_into().unwrap()), u64::from_ne_bytes(bytes[12..].try_into().unwrap()))
+    (
+        u32::from_ne_bytes(bytes[..4].try_into().unwrap()),
+        u64::from_ne_bytes(bytes[12..].try_into().unwrap()),
+    )
 }
 
 const GET_FEATURES: u32 = 1;
@@ -431,14 +522,28 @@ fn ring_enable(index: u32, enable: u32) -> Vec<u8> {
 fn qemu_start(stream: &mut UnixStream) {
     stream.write_all(&message(GET_FEATURES, 0, &[])).unwrap();
     assert_ne!(reply(stream).1 & PROTOCOL_FEATURES, 0);
-    stream.write_all(&message(GET_PROTOCOL_FEATURES, 0, &[])).unwrap();
+    stream
+        .write_all(&message(GET_PROTOCOL_FEATURES, 0, &[]))
+        .unwrap();
     let protocol = reply(stream).1;
-    assert_eq!(protocol & (1 << 2 | 1 << 3 | 1 << 4), 1 << 2 | 1 << 3 | 1 << 4, "RARP, REPLY_ACK and MTU");
-    assert_eq!(protocol & 1 << 9, 0, "QEMU has a configuration space of its own");
-    stream.write_all(&message(SET_PROTOCOL_FEATURES, 0, &protocol.to_ne_bytes())).unwrap();
+    assert_eq!(
+        protocol & (1 << 2 | 1 << 3 | 1 << 4),
+        1 << 2 | 1 << 3 | 1 << 4,
+        "RARP, REPLY_ACK and MTU"
+    );
+    assert_eq!(
+        protocol & 1 << 9,
+        0,
+        "QEMU has a configuration space of its own"
+    );
+    stream
+        .write_all(&message(SET_PROTOCOL_FEATURES, 0, &protocol.to_ne_bytes()))
+        .unwrap();
     stream.write_all(&message(SET_OWNER, 0, &[])).unwrap();
     for ring in [0, 1] {
-        stream.write_all(&message(SET_VRING_ENABLE, 0, &ring_enable(ring, 1))).unwrap();
+        stream
+            .write_all(&message(SET_VRING_ENABLE, 0, &ring_enable(ring, 1)))
+            .unwrap();
     }
 }
 
@@ -447,7 +552,9 @@ fn rings_that_qemu_enables_early_run_once_features_are_there() {
     let lan = Lan::new(2);
     let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
     qemu_start(&mut stream);
-    stream.write_all(&message(SET_FEATURES, ACK, &PLAIN.to_ne_bytes())).unwrap();
+    stream
+        .write_all(&message(SET_FEATURES, ACK, &PLAIN.to_ne_bytes()))
+        .unwrap();
     assert_eq!(reply(&mut stream), (SET_FEATURES, 0));
     // The rest of the session by a frontend that does not enable the rings again.
     let mut vm = Vm::over(stream, 256);
@@ -470,10 +577,15 @@ fn a_guest_that_moved_here_is_announced_even_before_its_memory_is_known() {
     qemu_start(&mut stream);
     let mut payload = mac(1).0.to_vec();
     payload.extend([0, 0]);
-    stream.write_all(&message(SEND_RARP, ACK, &payload)).unwrap();
+    stream
+        .write_all(&message(SEND_RARP, ACK, &payload))
+        .unwrap();
     assert_eq!(reply(&mut stream), (SEND_RARP, 0));
     let announcement = Arp::parse(&b.receive()[14..]).unwrap();
-    assert_eq!((announcement.operation, announcement.sender_mac), (REVERSE_REQUEST, mac(1)));
+    assert_eq!(
+        (announcement.operation, announcement.sender_mac),
+        (REVERSE_REQUEST, mac(1))
+    );
 }
 
 #[test]
@@ -482,7 +594,9 @@ fn an_mtu_that_the_network_carries_is_accepted_and_a_larger_one_is_not() {
     let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
     qemu_start(&mut stream);
     for (mtu, refused) in [(1500u64, 0), (1501, 1), (9000, 1), (1400, 0), (0, 1)] {
-        stream.write_all(&message(NET_SET_MTU, ACK, &mtu.to_ne_bytes())).unwrap();
+        stream
+            .write_all(&message(NET_SET_MTU, ACK, &mtu.to_ne_bytes()))
+            .unwrap();
         assert_eq!(reply(&mut stream), (NET_SET_MTU, refused), "{mtu}");
     }
 }
@@ -490,26 +604,73 @@ fn an_mtu_that_the_network_carries_is_accepted_and_a_larger_one_is_not() {
 #[test]
 fn a_connection_that_breaks_the_protocol_is_closed_and_the_next_one_works() {
     let null = std::fs::File::open("/dev/null").unwrap();
-    let table = [&1u32.to_ne_bytes()[..], &[0; 4], &[0; 8], &4096u64.to_ne_bytes(), &[0; 16]].concat();
+    let table = [
+        &1u32.to_ne_bytes()[..],
+        &[0; 4],
+        &[0; 8],
+        &4096u64.to_ne_bytes(),
+        &[0; 16],
+    ]
+    .concat();
     let cases: Vec<(&str, Vec<u8>, bool)> = vec![
         ("an unknown request", message(10_000, 0, &[]), false),
-        ("a payload that is too large", [200u32, 1, 100_000].into_iter().flat_map(u32::to_ne_bytes).collect(), false),
-        ("a wrong version", [1u32, 2, 0].into_iter().flat_map(u32::to_ne_bytes).collect(), false),
-        ("a ring that is not there", message(SET_VRING_ENABLE, 0, &ring_enable(2, 1)), false),
-        ("features that were not offered", message(SET_FEATURES, 0, &u64::MAX.to_ne_bytes()), false),
+        (
+            "a payload that is too large",
+            [200u32, 1, 100_000]
+                .into_iter()
+                .flat_map(u32::to_ne_bytes)
+                .collect(),
+            false,
+        ),
+        (
+            "a wrong version",
+            [1u32, 2, 0]
+                .into_iter()
+                .flat_map(u32::to_ne_bytes)
+                .collect(),
+            false,
+        ),
+        (
+            "a ring that is not there",
+            message(SET_VRING_ENABLE, 0, &ring_enable(2, 1)),
+            false,
+        ),
+        (
+            "features that were not offered",
+            message(SET_FEATURES, 0, &u64::MAX.to_ne_bytes()),
+            false,
+        ),
         ("a memory table without files", message(5, 0, &table), false),
-        ("a memory table with a file that is none", message(5, 0, &table), true),
-        ("a kick that is no eventfd", message(12, 0, &0u64.to_ne_bytes()), true),
-        ("an announcement of nobody", message(SEND_RARP, 0, &[0; 8]), false),
+        (
+            "a memory table with a file that is none",
+            message(5, 0, &table),
+            true,
+        ),
+        (
+            "a kick that is no eventfd",
+            message(12, 0, &0u64.to_ne_bytes()),
+            true,
+        ),
+        (
+            "an announcement of nobody",
+            message(SEND_RARP, 0, &[0; 8]),
+            false,
+        ),
     ];
     let lan = Lan::new(2);
     for (what, bytes, with_file) in cases {
         let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
-        let files = if with_file { vec![null.as_raw_fd()] } else { Vec::new() };
+        let files = if with_file {
+            vec![null.as_raw_fd()]
+        } else {
+            Vec::new()
+        };
         stream.send_with_fds(&[bytes.as_slice()], &files).unwrap();
         let mut rest = Vec::new();
         // Closed with bytes unread, a socket reports a reset.
-        let closed = stream.read_to_end(&mut rest).map_or(true, |count| count == 0);
+        let closed = stream
+            .read_to_end(&mut rest)
+            .map_or(true, |count| count == 0);
         assert!(closed, "{what}: the connection is closed");
     }
     let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));

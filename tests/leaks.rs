@@ -9,7 +9,11 @@ use vmlan::ports::PortState;
 
 fn held() -> (usize, usize, usize) {
     let count = |path: &str| std::fs::read_dir(path).unwrap().count();
-    let shared = std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("rw-s")).count();
+    let shared = std::fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains("rw-s"))
+        .count();
     (count("/proc/self/fd"), count("/proc/self/task"), shared)
 }
 

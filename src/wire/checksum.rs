@@ -28,7 +28,10 @@ impl Sum {
 
     /// Adds the IPv4 pseudo-header of a transport protocol (RFC 768, RFC 9293).
     pub fn add_pseudo_header(self, src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> Self {
-        self.add(&src.octets()).add(&dst.octets()).add_word(u16::from(protocol)).add_word(len)
+        self.add(&src.octets())
+            .add(&dst.octets())
+            .add_word(u16::from(protocol))
+            .add_word(len)
     }
 
     /// Returns the folded sum, not complemented: the form in which a partial checksum is stored.
@@ -64,14 +67,20 @@ mod tests {
 
     #[test]
     fn every_length_equals_the_sum_over_words() {
-        let bytes: Vec<u8> = (0..67u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect();
+        let bytes: Vec<u8> = (0..67u8)
+            .map(|i| i.wrapping_mul(37).wrapping_add(11))
+            .collect();
         for len in 0..bytes.len() {
             let mut sum = 0u32;
             for pair in bytes[..len].chunks(2) {
                 sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
                 sum = (sum & 0xffff) + (sum >> 16);
             }
-            assert_eq!(u32::from(Sum::default().add(&bytes[..len]).fold()), sum, "length {len}");
+            assert_eq!(
+                u32::from(Sum::default().add(&bytes[..len]).fold()),
+                sum,
+                "length {len}"
+            );
         }
     }
 }

@@ -1,7 +1,11 @@
 //! A virtual machine in miniature: guest memory, a driver for two split rings, and a frontend that speaks vhost-user.
 //!
 //! It drives a port of a real engine through a real socket, precisely enough to misbehave on purpose.
-#![allow(dead_code, unreachable_pub, reason = "each test binary includes this as a module and uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary includes this as a module and uses its own part"
+)]
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -94,13 +98,38 @@ impl Lan {
         let ports = (1..=guests).map(|number| {
             let name = format!("g{number}");
             let socket = directory.path().join(format!("{name}.sock"));
-            let port = PortSpec::Guest(guest::Spec { name: name.clone(), socket, role, mac: mac(number), mtu });
-            NetworkPort { name, port_group: None, vlan: PortVlan::Untagged, port }
+            let port = PortSpec::Guest(guest::Spec {
+                name: name.clone(),
+                socket,
+                role,
+                mac: mac(number),
+                mtu,
+            });
+            NetworkPort {
+                name,
+                port_group: None,
+                vlan: PortVlan::Untagged,
+                port,
+            }
         });
-        let network = NetworkSpec { name: "lan".to_owned(), mtu, gateway: None, ports: ports.collect() };
+        let network = NetworkSpec {
+            name: "lan".to_owned(),
+            mtu,
+            gateway: None,
+            ports: ports.collect(),
+        };
         let durable = Durable::new().unwrap();
-        let engine = Engine::start(Spec { networks: vec![network] }, Box::new(Forgetful(durable.clone())), &durable);
-        Self { engine: Some(engine.unwrap()), directory }
+        let engine = Engine::start(
+            Spec {
+                networks: vec![network],
+            },
+            Box::new(Forgetful(durable.clone())),
+            &durable,
+        );
+        Self {
+            engine: Some(engine.unwrap()),
+            directory,
+        }
     }
 
     pub fn socket(&self, number: u8) -> PathBuf {
@@ -114,7 +143,9 @@ impl Lan {
     }
 
     pub fn wait_for_state(&self, number: u8, state: PortState) {
-        eventually(&format!("g{number} is {}", state.name()), || (self.port(number).state == state).then_some(()));
+        eventually(&format!("g{number} is {}", state.name()), || {
+            (self.port(number).state == state).then_some(())
+        });
     }
 
     /// Connects a guest and brings its rings up.
@@ -153,7 +184,14 @@ pub struct Ring {
 impl Ring {
     fn new(index: u64, size: u16) -> Self {
         let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        Self { size, base: RING_AT + index * RING_STRIDE, kick: event(), call: event(), available: 0, seen: 0 }
+        Self {
+            size,
+            base: RING_AT + index * RING_STRIDE,
+            kick: event(),
+            call: event(),
+            available: 0,
+            seen: 0,
+        }
     }
 
     pub fn descriptors(&self) -> GuestAddress {
@@ -196,7 +234,13 @@ impl Vm {
         let memory = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
         let frontend = Frontend::from_stream(stream, 2);
         let rings = [Ring::new(0, size), Ring::new(1, size)];
-        Self { memory, frontend, rings, header_len: 12, features: 0 }
+        Self {
+            memory,
+            frontend,
+            rings,
+            header_len: 12,
+            features: 0,
+        }
     }
 
     /// Negotiates and starts both rings, in the order of a careful VMM that waits for every acknowledgement.
@@ -210,7 +254,11 @@ impl Vm {
     pub fn negotiate(&mut self, features: u64) {
         self.frontend.set_owner().unwrap();
         let offered = self.frontend.get_features().unwrap();
-        assert_eq!(offered & features, features, "all features of this test are offered");
+        assert_eq!(
+            offered & features,
+            features,
+            "all features of this test are offered"
+        );
         let protocol = self.frontend.get_protocol_features().unwrap();
         assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK));
         let wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
@@ -218,12 +266,19 @@ impl Vm {
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         self.frontend.set_features(features).unwrap();
         self.features = features;
-        self.header_len = if features & (VERSION_1 | MRG_RXBUF) == 0 { 10 } else { 12 };
+        self.header_len = if features & (VERSION_1 | MRG_RXBUF) == 0 {
+            10
+        } else {
+            12
+        };
     }
 
     pub fn share_memory(&mut self) {
-        let regions: Vec<_> =
-            self.memory.iter().map(|region| VhostUserMemoryRegionInfo::from_guest_region(region).unwrap()).collect();
+        let regions: Vec<_> = self
+            .memory
+            .iter()
+            .map(|region| VhostUserMemoryRegionInfo::from_guest_region(region).unwrap())
+            .collect();
         self.frontend.set_mem_table(&regions).unwrap();
     }
 
@@ -249,20 +304,36 @@ impl Vm {
         };
         self.frontend.set_vring_num(index, ring.size).unwrap();
         self.frontend.set_vring_addr(index, &config).unwrap();
-        self.frontend.set_vring_base(index, self.rings[index].seen).unwrap();
-        self.frontend.set_vring_call(index, &self.rings[index].call).unwrap();
-        self.frontend.set_vring_kick(index, &self.rings[index].kick).unwrap();
+        self.frontend
+            .set_vring_base(index, self.rings[index].seen)
+            .unwrap();
+        self.frontend
+            .set_vring_call(index, &self.rings[index].call)
+            .unwrap();
+        self.frontend
+            .set_vring_kick(index, &self.rings[index].kick)
+            .unwrap();
     }
 
     pub fn write<T: vm_memory::ByteValued>(&self, value: T, at: GuestAddress, offset: u64) {
-        self.memory.write_obj(value, GuestAddress(at.0 + offset)).unwrap();
+        self.memory
+            .write_obj(value, GuestAddress(at.0 + offset))
+            .unwrap();
     }
 
     pub fn read<T: vm_memory::ByteValued>(&self, at: GuestAddress, offset: u64) -> T {
         self.memory.read_obj(GuestAddress(at.0 + offset)).unwrap()
     }
 
-    pub fn write_descriptor(&self, table: GuestAddress, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+    pub fn write_descriptor(
+        &self,
+        table: GuestAddress,
+        index: u16,
+        address: u64,
+        len: u32,
+        flags: u16,
+        next: u16,
+    ) {
         let at = u64::from(index) * 16;
         self.write(address, table, at);
         self.write(len, table, at + 8);
@@ -285,7 +356,11 @@ impl Vm {
         let ring = &self.rings[ring];
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.memory
-            .store(ring.available, GuestAddress(ring.available_ring().0 + 2), std::sync::atomic::Ordering::Release)
+            .store(
+                ring.available,
+                GuestAddress(ring.available_ring().0 + 2),
+                std::sync::atomic::Ordering::Release,
+            )
             .unwrap();
         ring.kick.write(1).unwrap();
     }
@@ -308,8 +383,12 @@ impl Vm {
     /// Puts a frame behind its header into a transmit buffer; returns where and how long.
     pub fn place(&self, slot: u16, header: VirtioNetHeader, frame: &[u8]) -> (u64, u32) {
         let at = self.transmit_buffer(slot);
-        self.memory.write_slice(&header.emit(0)[..self.header_len], GuestAddress(at)).unwrap();
-        self.memory.write_slice(frame, GuestAddress(at + self.header_len as u64)).unwrap();
+        self.memory
+            .write_slice(&header.emit(0)[..self.header_len], GuestAddress(at))
+            .unwrap();
+        self.memory
+            .write_slice(frame, GuestAddress(at + self.header_len as u64))
+            .unwrap();
         (at, u32::try_from(self.header_len + frame.len()).unwrap())
     }
 
@@ -328,12 +407,18 @@ impl Vm {
 
     pub fn used_index(&self, ring: usize) -> u16 {
         let at = GuestAddress(self.rings[ring].used_ring().0 + 2);
-        self.memory.load(at, std::sync::atomic::Ordering::Acquire).unwrap()
+        self.memory
+            .load(at, std::sync::atomic::Ordering::Acquire)
+            .unwrap()
     }
 
     /// Takes the next used entry: the chain's head and the bytes written.
     pub fn used(&mut self, ring: usize) -> Option<(u16, u32)> {
-        let (seen, size, used_ring) = (self.rings[ring].seen, self.rings[ring].size, self.rings[ring].used_ring());
+        let (seen, size, used_ring) = (
+            self.rings[ring].seen,
+            self.rings[ring].size,
+            self.rings[ring].used_ring(),
+        );
         if self.used_index(ring) == seen {
             return None;
         }
@@ -348,7 +433,11 @@ impl Vm {
         let (head, len) = self.used(RX)?;
         let mut bytes = self.buffer(head, len);
         let header = VirtioNetHeader::parse(bytes[..10].try_into().unwrap());
-        let count = if self.header_len == 12 { u16::from_le_bytes([bytes[10], bytes[11]]) } else { 1 };
+        let count = if self.header_len == 12 {
+            u16::from_le_bytes([bytes[10], bytes[11]])
+        } else {
+            1
+        };
         bytes.drain(..self.header_len);
         for _ in 1..count {
             let (head, len) = eventually("the rest of a frame", || self.used(RX));
@@ -367,7 +456,9 @@ impl Vm {
             let (flags, next): (u16, u16) = (self.read(table, at + 12), self.read(table, at + 14));
             let part = left.min(size as usize);
             let mut piece = vec![0; part];
-            self.memory.read_slice(&mut piece, GuestAddress(address)).unwrap();
+            self.memory
+                .read_slice(&mut piece, GuestAddress(address))
+                .unwrap();
             bytes.extend(piece);
             left -= part;
             if left == 0 || flags & NEXT == 0 {
@@ -389,6 +480,8 @@ impl Vm {
 
 /// An IPv4 frame between two guests with a recognisable payload.
 pub fn frame(src: u8, dst: u8, len: usize) -> Vec<u8> {
-    let payload: Vec<u8> = (0..len.saturating_sub(14)).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let payload: Vec<u8> = (0..len.saturating_sub(14))
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
     emit(mac(dst), mac(src), ETHERTYPE_IPV4, &payload)
 }
