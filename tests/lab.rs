@@ -1,4 +1,5 @@
 //! The switch in a laboratory: frames in, frames out, and a clock that only the test moves.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -88,14 +88,14 @@ pub enum ServiceSpec {
     /// ARP and ICMP echo for the gateway's address.
     Address(address::Spec),
     /// The DHCP server.
-    Dhcp(dhcp::Spec),
+    Dhcp(Box<dhcp::Spec>),
 }
 
 impl ServiceSpec {
     fn build(self, mac: MacAddr, now: Now) -> Box<dyn Service> {
         match self {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
-            Self::Dhcp(spec) => Box::new(Dhcp::new(spec, mac, now)),
+            Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, now)),
         }
     }
 }

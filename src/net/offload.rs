@@ -188,7 +188,7 @@ pub fn finish(
 /// Completes the checksum of a frame whose field holds the sum over the pseudo-header.
 fn complete_checksum(frame: &mut [u8], header: VirtioNetHeader) -> Option<()> {
     let start = usize::from(header.csum_start);
-    let sum = Sum::default().add(frame.get(start..)?).finish();
+    let sum = Sum::default().over(frame.get(start..)?).finish();
     let at = start + usize::from(header.csum_offset);
     // A UDP checksum of zero would mean that there is none (RFC 768).
     let sum = if sum == 0 && header.csum_offset == 6 {
@@ -254,10 +254,10 @@ impl<'a> Segments<'a> {
             ip[10..12].fill(0);
             let sum = checksum(&ip[..tcp_at - ip_at]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
-            Sum::default().add(&ip[12..20])
+            Sum::default().over(&ip[12..20])
         } else {
             ip[4..6].copy_from_slice(&u16::try_from(packet_len - 40).ok()?.to_be_bytes());
-            Sum::default().add(&ip[8..40])
+            Sum::default().over(&ip[8..40])
         };
         let pseudo = pseudo.add_word(u16::from(PROTOCOL_TCP)).add_word(tcp_len);
         let tcp = &mut self.headers[tcp_at..];
@@ -278,7 +278,7 @@ impl<'a> Segments<'a> {
             pseudo.fold()
         } else {
             tcp[16..18].fill(0);
-            pseudo.add(tcp).add(payload).finish()
+            pseudo.over(tcp).over(payload).finish()
         };
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         self.id = self.id.wrapping_add(1);
@@ -360,10 +360,10 @@ mod tests {
         };
         let len = u16::try_from(frame.len() - tcp_at).unwrap();
         Sum::default()
-            .add(addresses)
+            .over(addresses)
             .add_word(6)
             .add_word(len)
-            .add(&frame[tcp_at..])
+            .over(&frame[tcp_at..])
             .finish()
     }
 
@@ -473,7 +473,7 @@ mod tests {
             assert_eq!(
                 Sum::default()
                     .add_pseudo_header(a, b, 17, 8)
-                    .add(&frame[34..])
+                    .over(&frame[34..])
                     .finish(),
                 0
             );

@@ -31,7 +31,7 @@ impl<'a> Udp<'a> {
         if !unchecked
             && Sum::default()
                 .add_pseudo_header(ip.src, ip.dst, PROTOCOL_UDP, len)
-                .add(bytes)
+                .over(bytes)
                 .finish()
                 != 0
         {
@@ -56,7 +56,7 @@ pub fn emit(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), payload: &[u8]) -> Optio
     datagram.extend_from_slice(payload);
     let sum = match Sum::default()
         .add_pseudo_header(src.0, dst.0, PROTOCOL_UDP, len)
-        .add(&datagram)
+        .over(&datagram)
         .finish()
     {
         0 => 0xffff,

@@ -2,6 +2,7 @@
 //!
 //! It drives a port of a real engine through a real socket, precisely enough to misbehave on purpose.
 #![allow(
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
     reason = "each test binary includes this as a module and uses its own part"

@@ -102,7 +102,7 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
             .cloned()
             .collect();
         // First, so that it overhears the ARP traffic that the next service claims.
-        services.push(gateway::ServiceSpec::Dhcp(spec));
+        services.push(gateway::ServiceSpec::Dhcp(Box::new(spec)));
     }
     services.push(gateway::ServiceSpec::Address(address::Spec {
         ip: subnet.gateway,

@@ -73,6 +73,7 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, OpenError> {
             .map_err(|error| refuse(format!("a stale socket cannot be removed: {error}")))?,
         Err(_) => {}
     }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are said in the system's words")]
     let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => refuse("its directory does not exist; create it".to_owned()),
         io::ErrorKind::PermissionDenied => refuse(
@@ -268,7 +269,9 @@ impl From<ReadError> for End {
             ReadError::System(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 Self::Closed
             }
-            other => Self::Broken(other.to_string()),
+            error @ (ReadError::Header { .. } | ReadError::Descriptors | ReadError::System(_)) => {
+                Self::Broken(error.to_string())
+            }
         }
     }
 }
@@ -365,12 +368,14 @@ impl Connection {
     }
 
     fn reply(&self, message: &Message) -> Result<(), End> {
-        message
-            .send(&self.public)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => End::Closed,
-                _ => End::Broken(format!("a reply cannot be sent: {error}")),
-            })
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        message.send(&self.public).map_err(|error| {
+            if matches!(error.kind(), BrokenPipe | ConnectionReset) {
+                End::Closed
+            } else {
+                End::Broken(format!("a reply cannot be sent: {error}"))
+            }
+        })
     }
 
     fn acknowledge(&self, message: &Message, accepted: bool) -> Result<(), End> {
