@@ -433,6 +433,11 @@ fn rings_that_make_no_sense_stop_their_own_port_only() {
         vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x4000_0000, 100, 0, 0);
         vm.offer(TX, 0);
     });
+    survives("a buffer that is empty", |vm| {
+        let table = vm.rings[TX].descriptors();
+        vm.write_descriptor(table, 0, 0x50_0000, 0, 0, 0);
+        vm.offer(TX, 0);
+    });
     survives("an address that wraps", |vm| {
         vm.write_descriptor(vm.rings[TX].descriptors(), 0, u64::MAX - 10, 100, 0, 0);
         vm.offer(TX, 0);
@@ -474,7 +479,7 @@ fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
     let lan = Lan::new(2);
     let mut a = lan.guest(1, PLAIN);
     let table = a.rings[TX].descriptors();
-    for (head, len) in [(0, 0), (1, 5), (2, 12), (3, 25)] {
+    for (head, len) in [(0, 1), (1, 5), (2, 12), (3, 25)] {
         a.write_descriptor(table, head, 0x50_0000, len, 0, 0);
         a.offer(TX, head);
         eventually("the buffer comes back", || a.used(TX));
