@@ -782,3 +782,86 @@ fn an_interrupt_that_moves_while_the_ring_runs_is_followed() {
         b.rings[RX].call.read().ok()
     });
 }
+
+#[test]
+fn memory_that_is_taken_away_stops_its_own_port_only() {
+    let lan = Lan::new(3);
+    let (mut b, mut c) = (lan.guest(2, PLAIN), lan.guest(3, PLAIN));
+    c.offer_buffers(8, 2048);
+    for round in 0..3 {
+        let stream = UnixStream::connect(lan.socket(1)).unwrap();
+        let file = memfd();
+        file.set_len(MEMORY as u64).unwrap();
+        let mut a = Vm::with_memory(stream, 256, file.try_clone().unwrap());
+        a.start(PLAIN);
+        lan.wait_for_state(1, PortState::Up);
+        a.offer_buffers(1, 2048);
+        let kick = a.rings[TX].kick.try_clone().unwrap();
+        file.set_len(0).unwrap();
+        // Whichever ring is looked at first: the guest's own, for a kick, or the one that others send to.
+        if round == 0 {
+            kick.write(1).unwrap();
+        } else {
+            b.send(&frame(2, 1, 60));
+        }
+        lan.wait_for_state(1, PortState::Connected);
+        b.send(&frame(2, 3, 60));
+        assert_eq!(c.receive(), frame(2, 3, 60));
+        // The guest's own view of its memory is gone too; it must not be looked at again.
+        drop(a);
+        lan.wait_for_state(1, PortState::Waiting);
+    }
+    let mut a = lan.guest(1, PLAIN);
+    a.send(&frame(1, 3, 60));
+    assert_eq!(c.receive(), frame(1, 3, 60));
+}
+
+#[test]
+fn an_interrupt_that_was_nowhere_is_made_up_for_when_it_comes() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (
+        lan.guest(1, PLAIN | EVENT_IDX),
+        lan.guest(2, PLAIN | EVENT_IDX),
+    );
+    b.offer_buffers(4, 2048);
+    b.frontend.get_vring_base(RX).unwrap();
+    // As after a pause: the ring runs from its kick on, and the call comes last.
+    b.set_ring_addresses(RX);
+    b.frontend.set_vring_kick(RX, &b.rings[RX].kick).unwrap();
+    lan.wait_for_state(2, PortState::Up);
+    a.send(&frame(1, 2, 60));
+    b.receive();
+    let _ = b.rings[RX].call.read();
+    b.frontend.set_vring_call(RX, &b.rings[RX].call).unwrap();
+    eventually("the interrupt that was missed", || {
+        b.rings[RX].call.read().ok()
+    });
+}
+
+#[test]
+fn a_receive_buffer_below_a_header_is_a_fault_and_not_endless_work() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.offer_buffers(4, 11);
+    a.send(&frame(1, 2, 60));
+    lan.wait_for_state(2, PortState::Connected);
+}
+
+#[test]
+fn a_vmm_that_talks_without_end_does_not_keep_the_port_from_closing() {
+    let lan = Lan::new(1);
+    let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
+    let (begun, begin) = std::sync::mpsc::channel();
+    let flood = std::thread::spawn(move || {
+        qemu_start(&mut stream);
+        let mut payload = mac(1).0.to_vec();
+        payload.extend([0, 0]);
+        let messages = message(SEND_RARP, 0, &payload).repeat(1000);
+        while stream.write_all(&messages).is_ok() {
+            let _ = begun.send(());
+        }
+    });
+    begin.recv().unwrap();
+    drop(lan);
+    flood.join().unwrap();
+}

@@ -21,6 +21,7 @@ pub mod tap;
 
 mod egress;
 mod kernel;
+mod sigbus;
 
 /// Why a port stopped working. The others do not notice.
 #[derive(Debug, thiserror::Error)]

@@ -50,7 +50,8 @@ pub const RX: usize = 0;
 /// Index of the transmit queue.
 pub const TX: usize = 1;
 
-const MEMORY: usize = 8 << 20;
+/// How much memory a guest has.
+pub const MEMORY: usize = 8 << 20;
 const RING_AT: u64 = 0x1_0000;
 const RING_STRIDE: u64 = 0x8_0000;
 const RX_BUFFERS: u64 = 0x20_0000;

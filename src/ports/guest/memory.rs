@@ -3,15 +3,19 @@
 //! The mappings are made by `vm-memory`; this keeps them alive and remembers where they are. A frontend gives and
 //! takes regions at any time; each change makes a new [`Memory`], and the old one lives until no ring uses it.
 
+use std::io;
 use std::sync::Arc;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::ports::sigbus::Guard;
 
 #[derive(Debug)]
 struct Region {
     start: u64,
     len: u64,
     host: usize,
+    guard: Guard,
 }
 
 /// The regions of one guest at one time.
@@ -27,19 +31,33 @@ pub(super) struct Hint(usize);
 
 impl Memory {
     /// Remembers where the regions of a guest's memory are mapped.
-    pub(super) fn new(mappings: Arc<GuestMemoryMmap<()>>) -> Self {
-        let regions = mappings
-            .iter()
-            .map(|region| Region {
+    ///
+    /// # Errors
+    ///
+    /// More regions are mapped than can be kept an eye on.
+    pub(super) fn new(mappings: Arc<GuestMemoryMmap<()>>) -> io::Result<Self> {
+        let regions = mappings.iter().map(|region| {
+            let host = region.as_ptr().expose_provenance();
+            let len = usize::try_from(region.len()).map_err(io::Error::other)?;
+            Ok(Region {
                 start: vm_memory::Address::raw_value(&region.start_addr()),
                 len: region.len(),
-                host: region.as_ptr().expose_provenance(),
+                host,
+                guard: Guard::new(host, len)?,
             })
-            .collect();
-        Self {
-            regions,
+        });
+        // Fields are dropped in this order: the guards go before the mappings they guard.
+        Ok(Self {
+            regions: regions.collect::<io::Result<_>>()?,
             _mappings: mappings,
-        }
+        })
+    }
+
+    /// Whether any of it was taken away.
+    pub(super) fn has_vanished(&self) -> bool {
+        self.regions
+            .iter()
+            .any(|region| region.guard.has_vanished())
     }
 
     /// Finds the memory at a guest address: where it is mapped, and how many of `len` bytes are there in one piece.
@@ -98,9 +116,8 @@ pub(super) mod tests {
             .iter()
             .map(|(start, len)| (GuestAddress(*start), *len))
             .collect();
-        Arc::new(Memory::new(Arc::new(
-            GuestMemoryMmap::from_ranges(&ranges).unwrap(),
-        )))
+        let mappings = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+        Arc::new(Memory::new(mappings).unwrap())
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::net::offload::Capabilities;
 use crate::net::switch::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
+use crate::ports::sigbus;
 use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::MacAddr;
@@ -140,6 +141,8 @@ pub struct Guest {
     broken: [Option<Identity>; 2],
     negotiated: Negotiated,
     connections: usize,
+    /// How many mappings had vanished at the last look.
+    vanished: u64,
     announcements: Vec<MacAddr>,
     ingress: queues::Ingress,
     egress: queues::Egress,
@@ -189,6 +192,7 @@ impl Guest {
             broken: [None, None],
             negotiated: Negotiated::default(),
             connections: 0,
+            vanished: sigbus::vanished_count(),
             announcements: Vec::new(),
             ingress: queues::Ingress::default(),
             egress: queues::Egress::default(),
@@ -318,6 +322,32 @@ impl Guest {
         }
     }
 
+    /// Takes the port's rings out of service if their memory was taken away.
+    #[inline]
+    fn check_memory(&mut self) -> Result<(), PortFault> {
+        let count = sigbus::vanished_count();
+        if count == self.vanished {
+            Ok(())
+        } else {
+            self.look_at_memory(count)
+        }
+    }
+
+    #[cold]
+    fn look_at_memory(&mut self, count: u64) -> Result<(), PortFault> {
+        self.vanished = count;
+        let mut result = Ok(());
+        for index in [RECEIVEQ, TRANSMITQ] {
+            if self.queues[index]
+                .as_ref()
+                .is_some_and(|queue| queue.ring.memory().has_vanished())
+            {
+                result = Err(self.fail(index, RingFault::Vanished));
+            }
+        }
+        result
+    }
+
     /// Takes a queue out of service for what its guest wrote into it.
     #[cold]
     fn fail(&mut self, index: usize, fault: RingFault) -> PortFault {
@@ -359,6 +389,7 @@ impl Port for Guest {
         if self.link.generation() != self.seen {
             self.take_over()?;
         }
+        self.check_memory()?;
         for mac in self.announcements.drain(..) {
             burst.push_owned(Arp::announcement(mac), VirtioNetHeader::default());
         }
@@ -391,6 +422,7 @@ impl Port for Guest {
         if self.link.generation() != self.seen {
             self.take_over()?;
         }
+        self.check_memory()?;
         let Some(queue) = &mut self.queues[RECEIVEQ] else {
             drops.count_many(crate::net::drops::DropReason::PortDown, batch.len() as u64);
             return Ok(Sent::default());
@@ -403,10 +435,12 @@ impl Port for Guest {
             Err(fault) => return Err(self.fail(RECEIVEQ, fault)),
         };
         let sent = send_batch(&mut sink, burst, batch, &mut self.scratch, drops);
-        match sink.close() {
-            Ok(()) => Ok(sent),
-            Err(fault) => Err(self.fail(RECEIVEQ, fault)),
+        if let Err(fault) = sink.close() {
+            return Err(self.fail(RECEIVEQ, fault));
         }
+        // Nobody may look here again soon, if this very batch met memory that is gone.
+        self.check_memory()?;
+        Ok(sent)
     }
 
     fn arm(&mut self) -> bool {
@@ -415,7 +449,7 @@ impl Port for Guest {
             Some(queue) => queue.ring.arm().unwrap_or(true),
             None => false,
         };
-        more || self.link.generation() != self.seen
+        more || self.vanished != sigbus::vanished_count() || self.link.generation() != self.seen
     }
 
     fn disarm(&mut self) {

@@ -236,7 +236,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn update_memory(&self, mappings: Mappings) -> io::Result<()> {
-        let memory = Memory::new(mappings.memory().into_inner());
+        let memory = Memory::new(mappings.memory().into_inner())?;
         let mut state = self.0.lock();
         let old = state.memory.replace(Arc::new(memory));
         self.0.publish(state);
