@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::control::args::{Launch, Vmm};
 use crate::control::client::{self, ClientError};
@@ -147,7 +148,7 @@ pub fn main() -> ExitCode {
 fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run { source } => {
-            log(cli.verbose)?;
+            let _logging = log(cli.verbose)?;
             let (name, file, mut problems) = source.read()?;
             let plan = understood(&name, &file, &mut problems)?;
             for warning in problems.warnings() {
@@ -419,7 +420,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn log(verbose: u8) -> anyhow::Result<()> {
+/// Starts to log to standard error, until the guard is dropped.
+///
+/// Lines go through a thread of their own and are lost rather than waited for: a reader that lags must not hold up
+/// whoever has something to say, and least of all a worker.
+fn log(verbose: u8) -> anyhow::Result<WorkerGuard> {
     use tracing_subscriber::filter::EnvFilter;
     let level = match verbose {
         0 => "info",
@@ -428,13 +433,15 @@ fn log(verbose: u8) -> anyhow::Result<()> {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = io::stderr().is_terminal();
+    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(stderr)
         .with_ansi(ansi)
         .finish();
     tracing::subscriber::set_global_default(subscriber).context("cannot log")?;
-    tracing_log::LogTracer::init().context("cannot log")
+    tracing_log::LogTracer::init().context("cannot log")?;
+    Ok(guard)
 }
 
 #[cfg(test)]

@@ -62,6 +62,34 @@ struct Slot {
     ingress: Count,
     egress: Count,
     drops: Drops,
+    lines: Lines,
+}
+
+/// How many lines about one port are logged within [`Lines::WINDOW`]: a guest can cause them at will.
+#[derive(Debug)]
+struct Lines {
+    since: Instant,
+    count: u32,
+}
+
+impl Lines {
+    const WINDOW: Duration = Duration::from_secs(10);
+    const LIMIT: u32 = 20;
+
+    /// Tells whether one more line may be logged; the last that may says that others follow.
+    fn allow(&mut self, port: &str, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Self::WINDOW {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count == Self::LIMIT {
+            tracing::warn!(port, "too much happens at the port to log all of it");
+        }
+        self.count < Self::LIMIT
+    }
 }
 
 struct Network {
@@ -296,9 +324,9 @@ impl Worker {
         let network = &mut networks[slot.network];
         burst.clear();
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
-            slot.report(&network.name, &fault);
+            slot.report(&network.name, &fault, now);
         }
-        slot.follow_link(ingress, &mut network.switch);
+        slot.follow_link(ingress, &mut network.switch, now);
         if burst.is_empty() {
             slot.port.release(burst);
             return false;
@@ -328,9 +356,9 @@ impl Worker {
                     slot.egress.frames += sent.frames;
                     slot.egress.bytes += sent.bytes;
                 }
-                Err(fault) => slot.report(&network.name, &fault),
+                Err(fault) => slot.report(&network.name, &fault, now),
             }
-            slot.follow_link(port, &mut network.switch);
+            slot.follow_link(port, &mut network.switch, now);
             if slot.answers {
                 *next_timer = earlier(*next_timer, slot.port.poll_timeout());
                 if !slot.hot {
@@ -467,6 +495,10 @@ impl Slot {
             ingress: Count::default(),
             egress: Count::default(),
             drops: Drops::default(),
+            lines: Lines {
+                since: now,
+                count: 0,
+            },
         }
     }
 
@@ -477,17 +509,23 @@ impl Slot {
 
     /// Says once that the port's peer or device is broken.
     #[cold]
-    fn report(&self, network: &str, fault: &PortFault) {
+    fn report(&mut self, network: &str, fault: &PortFault, now: Instant) {
+        if !self.lines.allow(&self.name, now) {
+            return;
+        }
         tracing::warn!(port = self.name, network, %fault, "the port stopped");
     }
 
     /// Tells the switch when the port has come up or gone down.
     #[inline]
-    fn follow_link(&mut self, port: PortId, switch: &mut Switch) {
+    fn follow_link(&mut self, port: PortId, switch: &mut Switch, now: Instant) {
         let up = self.port.is_up();
         if up != self.up {
             self.up = up;
             switch.set_up(port, up);
+            if !self.lines.allow(&self.name, now) {
+                return;
+            }
             tracing::info!(
                 port = self.name,
                 state = self.port.status().state.name(),

@@ -275,30 +275,3 @@ impl PortSpec {
         }
     }
 }
-
-/// A stand-in.
-pub struct Stub;
-impl Port for Stub {
-    fn watch(&mut self, _: Watcher) -> io::Result<()> {
-        Ok(())
-    }
-    fn receive(&mut self, _: &mut Burst, _: &mut Drops) -> Result<(), PortFault> {
-        Ok(())
-    }
-    fn release(&mut self, _: &mut Burst) {}
-    fn transmit(&mut self, _: &Burst, _: &[Egress], _: &mut Drops) -> Result<Sent, PortFault> {
-        Ok(Sent::default())
-    }
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn status(&self) -> PortStatus {
-        PortStatus {
-            state: PortState::Down,
-            features: Vec::new(),
-        }
-    }
-    fn is_up(&self) -> bool {
-        false
-    }
-}

@@ -111,7 +111,9 @@ extern "C" fn handle(
     _context: *mut libc::c_void,
 ) {
     // SAFETY: the kernel passes a valid structure to a handler with SA_SIGINFO.
-    let address = unsafe { (*info).si_addr() }.addr();
+    let info = unsafe { &*info };
+    // SAFETY: for SIGBUS the structure holds the address.
+    let address = unsafe { info.si_addr() }.addr();
     for slot in &TABLE {
         let len = slot.len.load(Ordering::Acquire);
         let start = slot.start.load(Ordering::Relaxed);

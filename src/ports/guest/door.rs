@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -33,7 +33,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::link::Link;
-use super::message::{Inbox, Message, ReadError, check_event, check_memory};
+use super::message::{Inbox, Message, ReadError, check_event};
+use super::regions::Regions;
 use super::session::{Backend, QUEUES, Session, making_rings};
 use super::{Role, Spec};
 use crate::ports::OpenError;
@@ -47,10 +48,9 @@ const MAX_CONNECTIONS: usize = 4;
 const TICK_MS: i32 = 1000;
 /// How many messages of a connection are heard before others have their turn.
 const MESSAGES: usize = 16;
-/// How much memory, and in how many regions, a connection may have mapped: more than any machine has, and little enough
-/// that no VMM uses up the address space of all.
-const MAX_MEMORY: u64 = 4 << 40;
-const MAX_REGIONS: usize = 256;
+/// What is wrong where a VMM places rings but shares no memory.
+const UNSHARED: &str = "the guest's memory is not shared: start QEMU with -object memory-backend-memfd,id=mem0,share=on,size=… \
+                        and -machine memory-backend=mem0, cloud-hypervisor with --memory shared=on";
 /// How long a port's thread rests after a connection ended or could not be had.
 const REST: Duration = Duration::from_millis(10);
 /// After how many ticks without its rest a half message ends its connection.
@@ -311,8 +311,7 @@ struct Connection {
     acknowledges: bool,
     /// The protocol features that were offered.
     offered: u64,
-    /// The mapped regions, by guest address.
-    regions: BTreeMap<u64, u64>,
+    regions: Regions,
     /// Whether an MTU has been refused already.
     mtu_refused: bool,
     waited: u8,
@@ -352,7 +351,7 @@ impl Connection {
             owned: false,
             acknowledges: false,
             offered: 0,
-            regions: BTreeMap::new(),
+            regions: Regions::default(),
             mtu_refused: false,
             waited: 0,
         })
@@ -508,41 +507,18 @@ impl Connection {
                 }
             }
             FrontendReq::SET_MEM_TABLE => {
-                self.regions = sort_regions(&mut message)
-                    .map_err(End::Broken)?
-                    .into_iter()
-                    .collect();
-                self.check_size()?;
+                self.regions.replace(&mut message).map_err(End::Broken)?
             }
-            FrontendReq::ADD_MEM_REG => {
-                let (start, size) = check_region(&mut message).map_err(End::Broken)?;
-                self.regions.insert(start, size);
-                self.check_size()?;
-            }
-            FrontendReq::REM_MEM_REG => {
-                // The region follows eight bytes of padding, and begins with its guest address.
-                self.regions.remove(&message.u64_at(8).unwrap_or_default());
+            FrontendReq::ADD_MEM_REG => self.regions.add(&mut message).map_err(End::Broken)?,
+            FrontendReq::REM_MEM_REG => self.regions.remove(&message),
+            FrontendReq::SET_VRING_ADDR if self.regions.is_empty() => {
+                return broken(UNSHARED.to_owned());
             }
             // The framework forgets the features too.
             FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => self.features = None,
             _ => {}
         }
         self.pass_on(&message)
-    }
-
-    /// Checks that no more memory is mapped than may be.
-    fn check_size(&self) -> Result<(), End> {
-        let total = self
-            .regions
-            .values()
-            .try_fold(0u64, |sum, size| sum.checked_add(*size));
-        if self.regions.len() > MAX_REGIONS || total.is_none_or(|total| total > MAX_MEMORY) {
-            return Err(End::Broken(format!(
-                "more than {MAX_REGIONS} memory regions or {} TiB of memory",
-                MAX_MEMORY >> 40
-            )));
-        }
-        Ok(())
     }
 
     /// Says again what was said about rings before features were negotiated.
@@ -562,82 +538,6 @@ impl Connection {
             ))?;
         }
         Ok(())
-    }
-}
-
-const REGION_LEN: usize = 32;
-
-/// Checks the regions of a memory table against their files, puts them into the order of their addresses, which the
-/// framework insists on, and returns their addresses and sizes.
-fn sort_regions(message: &mut Message) -> Result<Vec<(u64, u64)>, String> {
-    let count = message.u32_at(0).unwrap_or(0) as usize;
-    if count == 0
-        || message.payload.len() != 8 + count * REGION_LEN
-        || message.descriptors.len() != count
-    {
-        return Err("a memory table does not match its length or its files".to_owned());
-    }
-    let payload = message.payload.split_off(8);
-    let mut regions: Vec<(Region, &[u8], OwnedFd)> = payload
-        .chunks(REGION_LEN)
-        .zip(message.descriptors.drain(..))
-        .map(|(bytes, file)| (Region::parse(bytes), bytes, file))
-        .collect();
-    regions.sort_by_key(|(region, ..)| region.start);
-    let mut sizes = Vec::new();
-    for (region, bytes, file) in regions {
-        message.descriptors.push(region.check(file)?);
-        message.payload.extend_from_slice(bytes);
-        sizes.push((region.start, region.size));
-    }
-    Ok(sizes)
-}
-
-/// Checks the one region of an `ADD_MEM_REG`, and returns its address and size.
-fn check_region(message: &mut Message) -> Result<(u64, u64), String> {
-    let (Some(bytes), 1) = (
-        message.payload.get(8..8 + REGION_LEN),
-        message.descriptors.len(),
-    ) else {
-        return Err("a memory region came without its file".to_owned());
-    };
-    let region = Region::parse(bytes);
-    let file = message.descriptors.remove(0);
-    message.descriptors.push(region.check(file)?);
-    Ok((region.start, region.size))
-}
-
-/// A memory region as a message describes it.
-struct Region {
-    start: u64,
-    size: u64,
-    user: u64,
-    offset: u64,
-}
-
-impl Region {
-    fn parse(bytes: &[u8]) -> Self {
-        let field = |at: usize| {
-            let field = bytes
-                .get(at..at + 8)
-                .and_then(|field| field.try_into().ok());
-            field.map_or(0, u64::from_ne_bytes)
-        };
-        Self {
-            start: field(0),
-            size: field(8),
-            user: field(16),
-            offset: field(24),
-        }
-    }
-
-    fn check(&self, file: OwnedFd) -> Result<OwnedFd, String> {
-        let wraps = self.start.checked_add(self.size).is_none()
-            || self.user.checked_add(self.size).is_none();
-        if wraps || self.size == 0 {
-            return Err("a memory region is empty or wraps around".to_owned());
-        }
-        check_memory(file, self.offset, self.size)
     }
 }
 

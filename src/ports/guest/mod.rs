@@ -44,6 +44,7 @@ mod link;
 mod memory;
 mod message;
 mod queues;
+mod regions;
 mod session;
 mod virtq;
 
