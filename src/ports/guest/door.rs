@@ -45,7 +45,6 @@ const MAX_CONNECTIONS: usize = 4;
 const TICK_MS: i32 = 1000;
 /// After how many ticks without its rest a half message ends its connection.
 const PATIENCE: u8 = 5;
-
 const STOP: u64 = 0;
 const LISTENER: u64 = 1;
 /// Tokens of connections: twice their number, and one more for the private side.
