@@ -251,13 +251,14 @@ fn nothing_goes_from_uplink_to_uplink_and_the_outside_is_not_learned() {
 #[test]
 fn a_frame_of_this_side_that_comes_back_from_outside_is_dropped() {
     let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
+    let a = lab.id("a");
+    lab.switch.fix(a, A);
     lab.send("a", &eth(A, MacAddr::BROADCAST)).unwrap();
     lab.reached();
     assert_eq!(
         lab.send("up", &eth(A, MacAddr::BROADCAST)),
         Err(DropReason::Reflected)
     );
-    let a = lab.id("a");
     lab.switch.set_up(a, false);
     assert_eq!(
         lab.send("up", &eth(A, MacAddr::BROADCAST)),
@@ -318,4 +319,47 @@ fn a_port_that_is_down_gets_nothing() {
         ["c"],
         "its address was forgotten with its link"
     );
+}
+
+#[test]
+fn a_guest_that_uses_the_address_of_a_station_outside_does_not_cut_it_off() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
+    lab.send("a", &eth(FAR, MacAddr::BROADCAST)).unwrap();
+    lab.reached();
+    lab.send("up", &eth(FAR, MacAddr::BROADCAST)).unwrap();
+    assert_eq!(lab.reached(), ["a", "b"]);
+    lab.send("b", &eth(B, FAR)).unwrap();
+    assert_eq!(lab.reached(), ["a", "up"], "the forged place is forgotten");
+    lab.send("a", &eth(FAR, B)).unwrap();
+    lab.send("b", &eth(B, FAR)).unwrap();
+    assert_eq!(
+        lab.received("a").len(),
+        1,
+        "an address that moves back at once is learned at once"
+    );
+}
+
+#[test]
+fn a_second_tag_cannot_be_smuggled_through_a_port_that_carries_none() {
+    let mut lab = Lab::new(&[
+        ("plain", untagged()),
+        ("ten", access(10)),
+        ("all", all()),
+        ("up", uplink()),
+    ]);
+    let mut double = tagged(A, MacAddr::BROADCAST, 0);
+    double.splice(16..16, [0x81, 0, 0, 20]);
+    let mut service = eth(A, MacAddr::BROADCAST);
+    service.splice(12..12, [0x88, 0xa8, 0, 20]);
+    for frame in [&double, &service] {
+        assert_eq!(lab.send("plain", frame), Err(DropReason::VlanNotAllowed));
+        assert_eq!(lab.send("ten", frame), Err(DropReason::VlanNotAllowed));
+        assert!(lab.reached().is_empty());
+        lab.send("all", frame).unwrap();
+        assert_eq!(
+            lab.reached(),
+            ["plain", "up"],
+            "who carries every VLAN may stack them"
+        );
+    }
 }

@@ -164,10 +164,33 @@ impl Fdb {
 
     /// Forgets what was learned behind a port.
     pub fn forget(&mut self, port: PortId) {
+        if self.learned.get(&port).is_none_or(|count| *count == 0) {
+            return;
+        }
         self.entries
             .retain(|_, entry| entry.port != port || entry.seen.is_none());
         self.learned.remove(&port);
         self.generation += 1;
+    }
+
+    /// Tells whether an address is fixed to a port, and to which.
+    pub fn fixed_at(&self, key: Key) -> Option<PortId> {
+        self.entries
+            .get(&key)
+            .filter(|entry| entry.seen.is_none())
+            .map(|entry| entry.port)
+    }
+
+    /// Forgets a learned address.
+    pub fn unlearn(&mut self, key: Key) {
+        if self
+            .entries
+            .get(&key)
+            .is_some_and(|entry| entry.seen.is_some())
+        {
+            self.remove(key);
+            self.generation += 1;
+        }
     }
 
     /// Removes aged entries.

@@ -4,7 +4,7 @@
 
 use crate::net::drops::DropReason;
 use crate::net::vlan::{Tag, TagAction};
-use crate::wire::ethernet::{ETHERTYPE_VLAN, HEADER_LEN, MacAddr, TAG_LEN, Tci};
+use crate::wire::ethernet::{ETHERTYPE_SERVICE, ETHERTYPE_VLAN, HEADER_LEN, MacAddr, TAG_LEN, Tci};
 use crate::wire::virtio_net::VirtioNetHeader;
 use crate::wire::{be16, ethernet};
 
@@ -43,6 +43,8 @@ pub struct Parsed {
     pub src: MacAddr,
     /// The outer tag.
     pub tag: Tag,
+    /// Whether another tag follows it, or a service tag (802.1ad) stands in its place.
+    pub stacked: bool,
 }
 
 impl Head {
@@ -86,12 +88,18 @@ impl Head {
         if bytes.len() < HEADER_LEN {
             return Err(DropReason::Runt);
         }
+        let mut stacked = false;
         let tag = match be16(bytes, 12) {
             Some(ETHERTYPE_VLAN) => {
                 if bytes.len() < HEADER_LEN + TAG_LEN {
                     return Err(DropReason::Runt);
                 }
+                stacked = matches!(be16(bytes, 16), Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE));
                 Tag::Tagged(Tci(u16::from_be_bytes([bytes[14], bytes[15]])))
+            }
+            Some(ETHERTYPE_SERVICE) => {
+                stacked = true;
+                Tag::Untagged
             }
             _ => Tag::Untagged,
         };
@@ -101,6 +109,7 @@ impl Head {
             dst: MacAddr([a, b, c, d, e, f]),
             src: MacAddr([g, h, i, j, k, l]),
             tag,
+            stacked,
         })
     }
 
@@ -170,7 +179,7 @@ pub fn ethernet_header(frame: &[u8]) -> Option<(usize, u16)> {
     let mut at = ethernet::HEADER_LEN;
     let mut ethertype = be16(frame, at - 2)?;
     for _ in 0..2 {
-        if ethertype != ETHERTYPE_VLAN && ethertype != 0x88a8 {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE {
             break;
         }
         at += TAG_LEN;

@@ -81,14 +81,20 @@ pub fn check(head: &mut Head, mtu: u16) -> Result<(), DropReason> {
             check_length(head, mtu)?;
         }
         if header.needs_checksum() {
+            // A sum that began in a tag, or ended there, would let its sender choose the VLAN that a receiver sees.
+            let (link_len, _) = ethernet_header(head.bytes()).ok_or(DropReason::BadOffload)?;
             let end = u32::from(header.csum_start) + u32::from(header.csum_offset) + 2;
-            if usize::from(header.csum_start) < HEADER_LEN || end > head.frame_len {
+            if usize::from(header.csum_start) < link_len || end > head.frame_len {
                 return Err(DropReason::BadOffload);
             }
         }
         return Ok(());
     }
     let hdr_len = tcp_headers(head).ok_or(DropReason::BadOffload)?;
+    // TCP has no groups, and cutting segments for every member would multiply a guest's work.
+    if head.bytes()[0] & 1 != 0 {
+        return Err(DropReason::BadOffload);
+    }
     let (link_len, _) = ethernet_header(head.bytes()).ok_or(DropReason::BadOffload)?;
     let packet = usize::from(hdr_len) - link_len + usize::from(header.gso_size);
     if packet > usize::from(mtu) {
@@ -561,6 +567,23 @@ mod tests {
                     1500
                 ),
                 Err(DropReason::TooBig)
+            );
+        }
+        let (mut group, header) = super_frame(V4, false, 3000);
+        group[0] |= 1;
+        assert_eq!(checked(&group, header, 1500), bad, "TCP has no groups");
+        let (tagged, header) = super_frame(V4, true, 10);
+        for (start, good) in [(10, false), (14, false), (17, false), (18, true)] {
+            let sum = VirtioNetHeader {
+                csum_start: start,
+                gso_type: GSO_NONE,
+                csum_offset: 0,
+                ..header
+            };
+            assert_eq!(
+                checked(&tagged, sum, 1500).is_ok(),
+                good,
+                "a sum from byte {start} of a tagged frame"
             );
         }
         let plain = VirtioNetHeader {

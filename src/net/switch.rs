@@ -8,8 +8,8 @@
 //!
 //! The side of the uplinks is different: its addresses are not learned, since the outside world has no bounds. What is
 //! not on this side goes to the uplink; what comes from an uplink for a station that is not on this side is dropped; a
-//! frame from an uplink never goes to an uplink. A frame from an uplink whose source is on this side is one of our own,
-//! come back, and is dropped.
+//! frame from an uplink never goes to an uplink. A frame from an uplink whose source is fixed to a port of this side is
+//! one of our own, come back, and is dropped; a learned address that is seen outside is forgotten here.
 
 use std::time::Instant;
 
@@ -87,8 +87,8 @@ pub struct Member {
 struct Slot {
     member: Member,
     up: bool,
-    /// The last source that needed no more learning, and when.
-    fresh: Option<(Key, u32)>,
+    /// The last source that needed no more learning, and the table's second and generation then.
+    fresh: Option<(Key, u32, u64)>,
 }
 
 /// The switch of one network.
@@ -180,7 +180,12 @@ impl Switch {
         parsed: Parsed,
         out: &mut Outbox,
     ) -> Result<(), DropReason> {
-        let Parsed { dst, src, tag } = parsed;
+        let Parsed {
+            dst,
+            src,
+            tag,
+            stacked,
+        } = parsed;
         let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
             return Err(DropReason::PortDown);
         };
@@ -188,9 +193,13 @@ impl Switch {
             return Err(DropReason::BadSource);
         }
         let domain = slot.member.vlan.classify(tag)?;
+        // Behind the tag that a switch takes off, another would say where the frame really goes.
+        if stacked && slot.member.vlan != PortVlan::All {
+            return Err(DropReason::VlanNotAllowed);
+        }
         let uplink = slot.member.uplink;
         let source = Key::new(domain, src);
-        if slot.fresh != Some((source, self.fdb.second())) {
+        if slot.fresh != Some((source, self.fdb.second(), self.fdb.generation())) {
             self.admit(ingress, source, uplink)?;
         }
         if dst.is_group() {
@@ -223,17 +232,23 @@ impl Switch {
     fn admit(&mut self, ingress: PortId, source: Key, uplink: bool) -> Result<(), DropReason> {
         if uplink {
             // Not remembered as fresh: whether it is on this side can change at any time.
-            return match self.fdb.lookup(source) {
+            return match self.fdb.fixed_at(source) {
                 Some(port) if self.is_up(port) => Err(DropReason::Reflected),
-                _ => Ok(()),
+                Some(_) => Ok(()),
+                // An address that was only learned here is where it was seen last: else a guest could cut off a station
+                // outside by using its address once.
+                None => {
+                    self.fdb.unlearn(source);
+                    Ok(())
+                }
             };
         }
         match self.fdb.learn(source, ingress) {
             Learned::FixedAt(port) if self.is_up(port) => Err(DropReason::SourceConflict),
             Learned::Here => {
-                let second = self.fdb.second();
+                let (second, generation) = (self.fdb.second(), self.fdb.generation());
                 if let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) {
-                    slot.fresh = Some((source, second));
+                    slot.fresh = Some((source, second, generation));
                 }
                 Ok(())
             }

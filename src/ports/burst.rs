@@ -177,6 +177,23 @@ impl Burst {
         self.len += 1;
     }
 
+    /// Copies the body of the frame that was committed last into memory of our own, in one piece.
+    pub(super) fn own_last_body(&mut self) {
+        let Some(frame) = self
+            .len
+            .checked_sub(1)
+            .map(|last| self.frames[last].clone())
+        else {
+            return;
+        };
+        let mut body = Vec::new();
+        self.gather(self.body(&frame), &mut body);
+        self.segments.truncate(frame.first as usize);
+        self.segments.push(Segment::of(&body));
+        self.owned.push(body);
+        self.frames[self.len - 1].count = 1;
+    }
+
     /// The body of a frame.
     #[inline]
     pub fn body(&self, frame: &Frame) -> &[Segment] {

@@ -20,6 +20,8 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 /// EtherType of RARP (RFC 903).
 pub const ETHERTYPE_RARP: u16 = 0x8035;
+/// EtherType of a service tag (IEEE 802.1ad), outside of an 802.1Q tag.
+pub const ETHERTYPE_SERVICE: u16 = 0x88a8;
 /// EtherType of an 802.1Q tag.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of IPv6.

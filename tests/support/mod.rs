@@ -9,6 +9,7 @@
 )]
 
 use std::fs::File;
+use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -170,6 +171,16 @@ impl Drop for Lan {
     }
 }
 
+/// Shared memory without a name.
+#[allow(unsafe_code, reason = "the standard library has no memfd")]
+pub fn memfd() -> File {
+    // SAFETY: the name is a string that ends.
+    let number = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(number >= 0);
+    // SAFETY: the kernel has just opened this descriptor for us.
+    unsafe { File::from_raw_fd(number) }
+}
+
 /// One ring from the driver's side.
 pub struct Ring {
     pub size: u16,
@@ -225,7 +236,7 @@ impl Vm {
     }
 
     pub fn over(stream: UnixStream, size: u16) -> Self {
-        let file = tempfile::tempfile().unwrap();
+        let file = memfd();
         file.set_len(MEMORY as u64).unwrap();
         Self::with_memory(stream, size, file)
     }
@@ -292,7 +303,13 @@ impl Vm {
         self.frontend.set_vring_enable(index, true).unwrap();
     }
 
-    pub fn start_ring_without_enabling(&mut self, index: usize) {
+    pub fn set_ring_size(&mut self, index: usize) {
+        self.frontend
+            .set_vring_num(index, self.rings[index].size)
+            .unwrap();
+    }
+
+    pub fn set_ring_addresses(&mut self, index: usize) {
         let ring = &self.rings[index];
         let config = VringConfigData {
             queue_max_size: 32768,
@@ -303,8 +320,12 @@ impl Vm {
             avail_ring_addr: self.user_address(ring.available_ring()),
             log_addr: None,
         };
-        self.frontend.set_vring_num(index, ring.size).unwrap();
         self.frontend.set_vring_addr(index, &config).unwrap();
+    }
+
+    pub fn start_ring_without_enabling(&mut self, index: usize) {
+        self.set_ring_size(index);
+        self.set_ring_addresses(index);
         self.frontend
             .set_vring_base(index, self.rings[index].seen)
             .unwrap();

@@ -17,13 +17,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserDaemon;
@@ -43,6 +45,14 @@ const OWN_FEATURES: u64 = 1 << 2 | 1 << 4;
 const MAX_CONNECTIONS: usize = 4;
 /// How often the thread looks after half messages and broken connections, in milliseconds.
 const TICK_MS: i32 = 1000;
+/// How many messages of a connection are heard before others have their turn.
+const MESSAGES: usize = 16;
+/// How much memory, and in how many regions, a connection may have mapped: more than any machine has, and little enough
+/// that no VMM uses up the address space of all.
+const MAX_MEMORY: u64 = 4 << 40;
+const MAX_REGIONS: usize = 256;
+/// How long a port's thread rests after a connection ended or could not be had.
+const REST: Duration = Duration::from_millis(10);
 /// After how many ticks without its rest a half message ends its connection.
 const PATIENCE: u8 = 5;
 const STOP: u64 = 0;
@@ -123,13 +133,12 @@ impl Door {
     /// Serves the port until it is stopped.
     pub(super) fn run(mut self) {
         let mut events = [epoll::Event::new(epoll::Events::empty(), 0); 16];
+        self.reach_out();
         'serve: loop {
-            if self.spec.role == Role::Client && self.connections.is_empty() {
-                self.reach_out();
-            }
             let count = match epoll::wait(self.epoll.0, TICK_MS, &mut events) {
                 Ok(0) => {
                     self.tick();
+                    self.reach_out();
                     continue;
                 }
                 Ok(count) => count,
@@ -152,7 +161,11 @@ impl Door {
         }
     }
 
+    /// Connects to a VMM that listens; tried once a tick.
     fn reach_out(&mut self) {
+        if self.spec.role == Role::Server || !self.connections.is_empty() {
+            return;
+        }
         match UnixStream::connect(&self.spec.socket) {
             Ok(stream) => self.open(stream),
             Err(error) => {
@@ -162,8 +175,13 @@ impl Door {
     }
 
     fn accept(&mut self) {
-        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
-            self.open(stream);
+        match self.listener.as_ref().map(UnixListener::accept) {
+            Some(Ok((stream, _))) => self.open(stream),
+            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                tracing::debug!(port = self.spec.name, %error, "a connection cannot be accepted");
+                thread::sleep(REST);
+            }
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -230,6 +248,7 @@ impl Door {
         let session = connection.daemon.wait();
         self.link.disconnect(number);
         drop(connection);
+        thread::sleep(REST);
         let name = &self.spec.name;
         match (end, session) {
             (Ok(()) | Err(End::Closed), _) => {
@@ -289,6 +308,12 @@ struct Connection {
     asked_first: bool,
     owned: bool,
     acknowledges: bool,
+    /// The protocol features that were offered.
+    offered: u64,
+    /// The mapped regions, by guest address.
+    regions: BTreeMap<u64, u64>,
+    /// Whether an MTU has been refused already.
+    mtu_refused: bool,
     waited: u8,
 }
 
@@ -325,6 +350,9 @@ impl Connection {
             asked_first: false,
             owned: false,
             acknowledges: false,
+            offered: 0,
+            regions: BTreeMap::new(),
+            mtu_refused: false,
             waited: 0,
         })
     }
@@ -344,7 +372,10 @@ impl Connection {
                 Err(_) => return Err(End::Refused),
             }
         }
-        while let Some(message) = self.public_inbox.read(&self.public)? {
+        for _ in 0..MESSAGES {
+            let Some(message) = self.public_inbox.read(&self.public)? else {
+                break;
+            };
             self.waited = 0;
             self.hear(message, spec, link)?;
         }
@@ -358,6 +389,7 @@ impl Connection {
             && let Some(offered) = message.u64_at(0)
         {
             let mut offered = offered | OWN_FEATURES;
+            self.offered = offered;
             if self.asked_first {
                 offered &= !VhostUserProtocolFeatures::CONFIG.bits();
             }
@@ -411,6 +443,11 @@ impl Connection {
                 let Some(accepted) = value else {
                     return broken("SET_PROTOCOL_FEATURES without features".to_owned());
                 };
+                if accepted & !self.offered != 0 {
+                    return broken(
+                        "protocol features were accepted that were not offered".to_owned(),
+                    );
+                }
                 self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
                 message.payload = (accepted & !OWN_FEATURES).to_ne_bytes().to_vec();
             }
@@ -447,7 +484,8 @@ impl Connection {
             }
             FrontendReq::NET_SET_MTU => {
                 let fits = value.is_some_and(|mtu| (68..=u64::from(spec.mtu)).contains(&mtu));
-                if !fits {
+                if !fits && !self.mtu_refused {
+                    self.mtu_refused = true;
                     tracing::warn!(
                         port = spec.name,
                         mtu = value,
@@ -468,11 +506,42 @@ impl Connection {
                     return broken(reason);
                 }
             }
-            FrontendReq::SET_MEM_TABLE => sort_regions(&mut message).map_err(End::Broken)?,
-            FrontendReq::ADD_MEM_REG => check_region(&mut message).map_err(End::Broken)?,
+            FrontendReq::SET_MEM_TABLE => {
+                self.regions = sort_regions(&mut message)
+                    .map_err(End::Broken)?
+                    .into_iter()
+                    .collect();
+                self.check_size()?;
+            }
+            FrontendReq::ADD_MEM_REG => {
+                let (start, size) = check_region(&mut message).map_err(End::Broken)?;
+                self.regions.insert(start, size);
+                self.check_size()?;
+            }
+            FrontendReq::REM_MEM_REG => {
+                // The region follows eight bytes of padding, and begins with its guest address.
+                self.regions.remove(&message.u64_at(8).unwrap_or_default());
+            }
+            // The framework forgets the features too.
+            FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => self.features = None,
             _ => {}
         }
         self.pass_on(&message)
+    }
+
+    /// Checks that no more memory is mapped than may be.
+    fn check_size(&self) -> Result<(), End> {
+        let total = self
+            .regions
+            .values()
+            .try_fold(0u64, |sum, size| sum.checked_add(*size));
+        if self.regions.len() > MAX_REGIONS || total.is_none_or(|total| total > MAX_MEMORY) {
+            return Err(End::Broken(format!(
+                "more than {MAX_REGIONS} memory regions or {} TiB of memory",
+                MAX_MEMORY >> 40
+            )));
+        }
+        Ok(())
     }
 
     /// Says again what was said about rings before features were negotiated.
@@ -497,9 +566,9 @@ impl Connection {
 
 const REGION_LEN: usize = 32;
 
-/// Checks the regions of a memory table against their files, and puts them into the order of their addresses, which
-/// the framework insists on.
-fn sort_regions(message: &mut Message) -> Result<(), String> {
+/// Checks the regions of a memory table against their files, puts them into the order of their addresses, which the
+/// framework insists on, and returns their addresses and sizes.
+fn sort_regions(message: &mut Message) -> Result<Vec<(u64, u64)>, String> {
     let count = message.u32_at(0).unwrap_or(0) as usize;
     if count == 0
         || message.payload.len() != 8 + count * REGION_LEN
@@ -507,63 +576,75 @@ fn sort_regions(message: &mut Message) -> Result<(), String> {
     {
         return Err("a memory table does not match its length or its files".to_owned());
     }
-    let mut regions: Vec<(Vec<u8>, OwnedFd)> = message.payload[8..]
+    let payload = message.payload.split_off(8);
+    let mut regions: Vec<(Region, &[u8], OwnedFd)> = payload
         .chunks(REGION_LEN)
-        .map(<[u8]>::to_vec)
         .zip(message.descriptors.drain(..))
+        .map(|(bytes, file)| (Region::parse(bytes), bytes, file))
         .collect();
-    regions.sort_by_key(|(region, _)| {
-        region
-            .first_chunk()
-            .map_or(0, |start| u64::from_ne_bytes(*start))
-    });
-    message.payload.truncate(8);
-    for (region, file) in regions {
-        message
-            .descriptors
-            .push(check_memory(file, region_end(&region)?)?);
-        message.payload.extend_from_slice(&region);
+    regions.sort_by_key(|(region, ..)| region.start);
+    let mut sizes = Vec::new();
+    for (region, bytes, file) in regions {
+        message.descriptors.push(region.check(file)?);
+        message.payload.extend_from_slice(bytes);
+        sizes.push((region.start, region.size));
     }
-    Ok(())
+    Ok(sizes)
 }
 
-/// Checks the one region of an `ADD_MEM_REG`.
-fn check_region(message: &mut Message) -> Result<(), String> {
-    let (Some(region), 1) = (
+/// Checks the one region of an `ADD_MEM_REG`, and returns its address and size.
+fn check_region(message: &mut Message) -> Result<(u64, u64), String> {
+    let (Some(bytes), 1) = (
         message.payload.get(8..8 + REGION_LEN),
         message.descriptors.len(),
     ) else {
         return Err("a memory region came without its file".to_owned());
     };
-    let end = region_end(region)?;
+    let region = Region::parse(bytes);
     let file = message.descriptors.remove(0);
-    message.descriptors.push(check_memory(file, end)?);
-    Ok(())
+    message.descriptors.push(region.check(file)?);
+    Ok((region.start, region.size))
 }
 
-/// Up to where a region (guest address, size, user address, offset) needs its file.
-fn region_end(region: &[u8]) -> Result<u64, String> {
-    let field = |at: usize| {
-        region
-            .get(at..at + 8)
-            .and_then(|field| field.try_into().ok())
-            .map_or(0, u64::from_ne_bytes)
-    };
-    let (start, size, user, offset) = (field(0), field(8), field(16), field(24));
-    let wraps = start.checked_add(size).is_none() || user.checked_add(size).is_none();
-    match offset.checked_add(size) {
-        Some(end) if !wraps && size > 0 => Ok(end),
-        _ => Err("a memory region is empty or wraps around".to_owned()),
+/// A memory region as a message describes it.
+struct Region {
+    start: u64,
+    size: u64,
+    user: u64,
+    offset: u64,
+}
+
+impl Region {
+    fn parse(bytes: &[u8]) -> Self {
+        let field = |at: usize| {
+            let field = bytes
+                .get(at..at + 8)
+                .and_then(|field| field.try_into().ok());
+            field.map_or(0, u64::from_ne_bytes)
+        };
+        Self {
+            start: field(0),
+            size: field(8),
+            user: field(16),
+            offset: field(24),
+        }
+    }
+
+    fn check(&self, file: OwnedFd) -> Result<OwnedFd, String> {
+        let wraps = self.start.checked_add(self.size).is_none()
+            || self.user.checked_add(self.size).is_none();
+        if wraps || self.size == 0 {
+            return Err("a memory region is empty or wraps around".to_owned());
+        }
+        check_memory(file, self.offset, self.size)
     }
 }
 
 /// Makes a pair of sockets of which `connect` gets one by its path. Nobody else can connect to it.
 fn private_socket(connect: impl FnOnce(&str) -> io::Result<()>) -> io::Result<UnixStream> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let directory = std::env::temp_dir().join(format!("vmlan-{}-{number}", std::process::id()));
-    // A directory left by another process of the same number is in the way; it is ours to remove if it can be removed.
-    let _ = fs::remove_dir_all(&directory);
+    // A name that nobody can guess, so that nobody can take it first.
+    let name = RandomState::new().hash_one(std::process::id());
+    let directory = std::env::temp_dir().join(format!("vmlan-{name:016x}"));
     DirBuilder::new().mode(0o700).create(&directory)?;
     let path = directory.join("session");
     let made = UnixListener::bind(&path).and_then(|listener| {

@@ -24,6 +24,9 @@ pub(super) const RECEIVEQ: usize = 0;
 /// Index of the queue that the guest transmits to.
 pub(super) const TRANSMITQ: usize = 1;
 
+/// How many announcements wait for the worker at most.
+const ANNOUNCEMENTS: usize = 16;
+
 /// A ring that is to run.
 #[derive(Clone, Debug)]
 pub(super) struct RingPlan {
@@ -134,10 +137,10 @@ impl Link {
     /// Has an announcement sent for a guest that has moved here.
     pub(super) fn announce(&self, mac: MacAddr) {
         let mut state = self.lock();
-        if state.announcements.len() < 16 {
+        if state.announcements.len() < ANNOUNCEMENTS {
             state.announcements.push(mac);
+            drop(self.change(state));
         }
-        drop(self.change(state));
     }
 
     /// Notes a change and wakes the worker.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -208,19 +209,44 @@ fn receive(
     Ok(bytes)
 }
 
-/// Checks that a descriptor is a file of at least `len` bytes: memory that can be mapped as far as it is said to go.
-pub(super) fn check_memory(descriptor: OwnedFd, len: u64) -> Result<OwnedFd, String> {
+/// Checks that a descriptor is memory (memfd, tmpfs or hugetlbfs) that can be mapped from `offset` on for `len` bytes.
+///
+/// A page of any other file comes from its file system when the file system likes, and the worker would wait for it.
+#[expect(
+    unsafe_code,
+    reason = "fcntl and fstatfs have no safe wrapper in the standard library"
+)]
+pub(super) fn check_memory(descriptor: OwnedFd, offset: u64, len: u64) -> Result<OwnedFd, String> {
+    let number = descriptor.as_raw_fd();
+    // SAFETY: the descriptor is open; the call takes no argument, and only these kinds of files answer it.
+    let seals = unsafe { libc::fcntl(number, libc::F_GET_SEALS) };
+    if seals < 0 {
+        return Err(
+            "a memory region is not shared memory: use memfd, tmpfs or hugetlbfs".to_owned(),
+        );
+    }
     let file = File::from(descriptor);
     let metadata = file
         .metadata()
         .map_err(|error| format!("the file of a memory region cannot be examined: {error}"))?;
-    if !metadata.is_file() {
-        return Err("a memory region is not a file".to_owned());
-    }
-    if metadata.len() < len {
+    let end = offset
+        .checked_add(len)
+        .ok_or("a memory region wraps around")?;
+    if metadata.len() < end {
         return Err(format!(
-            "a memory region ends at byte {len} of a file of {} bytes",
+            "a memory region ends at byte {end} of a file of {} bytes",
             metadata.len()
+        ));
+    }
+    // SAFETY: all-zero is valid for a structure of plain numbers.
+    let mut system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the structure is writable.
+    let examined = unsafe { libc::fstatfs(number, &raw mut system) };
+    let huge = examined == 0 && system.f_type == libc::HUGETLBFS_MAGIC;
+    let page = metadata.blksize();
+    if huge && !(offset.is_multiple_of(page) && len.is_multiple_of(page)) {
+        return Err(format!(
+            "a memory region does not cover whole huge pages of {page} bytes"
         ));
     }
     Ok(file.into())
@@ -254,6 +280,15 @@ pub(super) fn check_event(descriptor: &impl AsRawFd) -> Result<(), String> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[expect(unsafe_code, reason = "the standard library has no memfd")]
+    fn memfd() -> OwnedFd {
+        // SAFETY: the name is a string that ends.
+        let number = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(number >= 0);
+        // SAFETY: the kernel has just opened this descriptor for us.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    }
 
     fn pair() -> (UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -322,13 +357,17 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_are_long_enough_are_memory_and_only_eventfds_are_events() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4096).unwrap();
-        let copy = || OwnedFd::from(file.try_clone().unwrap());
-        assert!(check_memory(copy(), 4096).is_ok());
-        assert!(check_memory(copy(), 4097).is_err());
-        assert!(check_memory(File::open("/dev/null").unwrap().into(), 0).is_err());
+    fn only_shared_memory_that_is_long_enough_is_taken_and_only_eventfds_are_events() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(4096).unwrap();
+        let memory = File::from(memfd());
+        memory.set_len(4096).unwrap();
+        let copy = || OwnedFd::from(memory.try_clone().unwrap());
+        assert!(check_memory(copy(), 0, 4096).is_ok());
+        assert!(check_memory(copy(), 1, 4096).is_err());
+        assert!(check_memory(copy(), u64::MAX, 2).is_err());
+        assert!(check_memory(disk.into(), 0, 4096).is_err());
+        assert!(check_memory(File::open("/dev/null").unwrap().into(), 0, 0).is_err());
         assert!(check_event(&copy()).is_err());
         let (ours, _theirs) = pair();
         assert!(check_event(&ours).is_err());

@@ -11,8 +11,8 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::door::Door;
 use self::link::{Attachment, Link, RECEIVEQ, RingPlan, TRANSMITQ};
+use self::memory::Memory;
 use self::virtq::{Direction, RingFault, SplitRing};
 use crate::net::drops::Drops;
 use crate::net::offload::Capabilities;
@@ -81,6 +82,21 @@ struct Queue {
     plan: RingPlan,
 }
 
+/// By what a ring is known again: what was wrong with it may be right in another memory.
+#[derive(Debug)]
+struct Identity {
+    connection: u64,
+    epoch: u64,
+    memory: Weak<Memory>,
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        (self.connection, self.epoch) == (other.connection, other.epoch)
+            && self.memory.ptr_eq(&other.memory)
+    }
+}
+
 /// What the driver negotiated, as the frame path needs it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Negotiated {
@@ -120,8 +136,8 @@ pub struct Guest {
     seen: u64,
     watcher: Option<Watcher>,
     queues: [Option<Queue>; 2],
-    /// The ring plans that proved broken, by connection and epoch: not attached again.
-    broken: [Option<(u64, u64)>; 2],
+    /// The ring plans that proved broken: not attached again.
+    broken: [Option<Identity>; 2],
     negotiated: Negotiated,
     connections: usize,
     announcements: Vec<MacAddr>,
@@ -222,7 +238,12 @@ impl Guest {
             self.detach(index);
             return Ok(());
         };
-        if self.broken[index] == Some((connection, plan.epoch)) {
+        let identity = Identity {
+            connection,
+            epoch: plan.epoch,
+            memory: Arc::downgrade(memory),
+        };
+        if self.broken[index].as_ref() == Some(&identity) {
             return Ok(());
         }
         if let Some(queue) = &mut self.queues[index]
@@ -230,8 +251,16 @@ impl Guest {
             && Arc::ptr_eq(queue.ring.memory(), memory)
             && Arc::ptr_eq(&queue.plan.kick, &plan.kick)
         {
+            let moved = match (&queue.plan.call, &plan.call) {
+                (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+                (old, _) => old.is_none(),
+            };
             queue.ring.set_call(plan.call.clone());
             queue.plan = plan.clone();
+            if moved {
+                // What was used while the interrupt was nowhere, or elsewhere, was not heard of.
+                queue.ring.notify();
+            }
             return Ok(());
         }
         self.detach(index);
@@ -243,7 +272,7 @@ impl Guest {
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let ring = SplitRing::attach(Arc::clone(memory), plan.layout, direction, event_idx);
         let mut ring = ring.map_err(|fault| {
-            self.broken[index] = Some((connection, plan.epoch));
+            self.broken[index] = Some(identity);
             ring_fault(index, fault)
         })?;
         ring.set_call(plan.call.clone());
@@ -293,7 +322,11 @@ impl Guest {
     #[cold]
     fn fail(&mut self, index: usize, fault: RingFault) -> PortFault {
         if let Some(queue) = &self.queues[index] {
-            self.broken[index] = Some((queue.connection, queue.plan.epoch));
+            self.broken[index] = Some(Identity {
+                connection: queue.connection,
+                epoch: queue.plan.epoch,
+                memory: Arc::downgrade(queue.ring.memory()),
+            });
         }
         self.detach(index);
         ring_fault(index, fault)

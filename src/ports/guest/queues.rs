@@ -15,6 +15,13 @@ use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, NEEDS_CSUM, Virt
 const MAX_FRAME: usize = 65_535 + 64;
 /// How many frames are read in one visit.
 const VISIT: usize = 32;
+/// After how many bytes a visit ends, so that a guest with large frames takes no more of the worker than others.
+const VISIT_BYTES: usize = 256 << 10;
+/// After how many pieces of memory a visit ends, and how many a batch may touch: a frame in the smallest buffers that
+/// drivers use takes some fifty.
+const VISIT_PIECES: usize = 4096;
+/// A frame in more pieces than this is put together once, and not again for each receiver.
+const MAX_PIECES: usize = 64;
 
 /// Asks for a cache line that is going to be read.
 #[inline]
@@ -86,21 +93,26 @@ impl Ingress {
             }
             self.singles.push(single);
         }
-        for offset in 0..count {
-            match self.singles[usize::from(offset)] {
+        let (mut taken, mut bytes, mut pieces) = (0, 0, 0);
+        while taken < count && bytes < VISIT_BYTES && pieces < VISIT_PIECES {
+            match self.singles[usize::from(taken)] {
                 Some(single) if single.buffer.len >= header_len => {
+                    bytes += single.buffer.len;
                     self.taken.push(single.id);
                     read_single(single.buffer, header_len, burst, drops);
                 }
                 _ => {
                     self.buffers.clear();
-                    let id = ring.chain(offset, &mut self.buffers)?;
+                    let id = ring.chain(taken, &mut self.buffers)?;
+                    pieces += self.buffers.len();
+                    bytes += self.buffers.iter().map(|buffer| buffer.len).sum::<usize>();
                     self.taken.push(id);
                     read_chain(&self.buffers, header_len, burst, drops);
                 }
             }
+            taken += 1;
         }
-        ring.take(count);
+        ring.take(taken);
         Ok(())
     }
 
@@ -178,6 +190,9 @@ fn read_chain(buffers: &[Buffer], header_len: usize, burst: &mut Burst, drops: &
     let mut header = [0; HEADER_LEN];
     header.copy_from_slice(&start[..HEADER_LEN]);
     finish_head(burst, &header, len);
+    if buffers.len() > MAX_PIECES {
+        burst.own_last_body();
+    }
 }
 
 #[inline]
@@ -231,6 +246,7 @@ impl Egress {
             negotiated,
             available,
             taken: 0,
+            pieces: 0,
             fault: None,
         })
     }
@@ -244,6 +260,8 @@ pub(super) struct ReceiveSink<'a> {
     negotiated: Negotiated,
     available: u16,
     taken: u16,
+    /// How many pieces of memory were looked at in chains.
+    pieces: usize,
     fault: Option<RingFault>,
 }
 
@@ -270,7 +288,7 @@ impl ReceiveSink<'_> {
         work.chains.clear();
         let (mut capacity, mut count) = (0, 0);
         while capacity < total {
-            if self.taken + count >= self.available {
+            if self.taken + count >= self.available || self.pieces >= VISIT_PIECES {
                 return Err(DropReason::NoBuffer);
             }
             let begun = work.buffers.len();
@@ -282,6 +300,11 @@ impl ReceiveSink<'_> {
                     DropReason::NoBuffer
                 })?;
             let len: usize = work.buffers[begun..].iter().map(|buffer| buffer.len).sum();
+            self.pieces += work.buffers.len() - begun;
+            if len < self.negotiated.header_len {
+                self.fault = Some(RingFault::Short);
+                return Err(DropReason::NoBuffer);
+            }
             work.chains.push((id, len));
             capacity += len;
             count += 1;

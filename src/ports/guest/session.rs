@@ -403,7 +403,12 @@ impl VringT<Mappings> for Ring {
     }
 
     fn set_kick(&self, file: Option<File>) {
-        let copy = file.as_ref().and_then(|file| file.try_clone().ok());
+        let copy = file.as_ref().and_then(|file| {
+            let copied = file.try_clone();
+            copied
+                .inspect_err(|error| tracing::warn!(%error, "a ring cannot run: its kick descriptor cannot be copied"))
+                .ok()
+        });
         self.inner.set_kick(file);
         self.session.change_ring(self.index, |ring| {
             ring.kick = copy.map(|file| Arc::new(OwnedFd::from(file)))

@@ -21,7 +21,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const DESCRIPTOR_LEN: usize = 16;
-/// Longest chain that is walked, unless the ring itself is longer.
+/// Longest chain that is walked: far more than any driver uses for a frame, and little work to refuse.
 const MAX_CHAIN: usize = 1024;
 
 /// What is wrong with a ring.
@@ -35,8 +35,14 @@ pub(super) enum RingFault {
     Ahead(u16, u16),
     #[error("descriptor {0} does not exist")]
     Descriptor(u16),
-    #[error("a chain does not end")]
+    #[error("a chain does not end, or has more than {MAX_CHAIN} descriptors")]
     Endless,
+    #[error("a buffer is empty")]
+    Empty,
+    #[error("a receive buffer is shorter than a frame's header")]
+    Short,
+    #[error("its memory was taken away")]
+    Vanished,
     #[error("a buffer is not in the guest's memory")]
     Address,
     #[error("an indirect table is malformed")]
@@ -173,9 +179,8 @@ impl SplitRing {
         // may be ahead of it by buffers that were in flight when a backend died.
         ring.next = ring.index(ring.used, 2).load(Ordering::Acquire);
         ring.published = ring.next;
-        if direction == Direction::ToGuest {
-            ring.disarm();
-        }
+        // The worker looks by itself until it arms the ring.
+        ring.disarm();
         Ok(ring)
     }
 
@@ -264,7 +269,7 @@ impl SplitRing {
             Direction::FromGuest => 0,
             Direction::ToGuest => WRITE,
         };
-        if descriptor.flags & (NEXT | INDIRECT | WRITE) != plain {
+        if descriptor.flags & (NEXT | INDIRECT | WRITE) != plain || descriptor.len == 0 {
             return Ok(None);
         }
         let len = descriptor.len as usize;
@@ -289,15 +294,14 @@ impl SplitRing {
         buffers: &mut Vec<Buffer>,
     ) -> Result<u16, RingFault> {
         let id = self.head(offset)?;
-        let limit = usize::from(self.layout.size).max(MAX_CHAIN);
         let mut index = id;
-        for _ in 0..limit {
+        for _ in 0..MAX_CHAIN {
             let descriptor = self.descriptor(index);
             if descriptor.flags & INDIRECT != 0 {
                 if descriptor.flags & NEXT != 0 {
                     return Err(RingFault::Indirect);
                 }
-                self.indirect(descriptor, limit, buffers)?;
+                self.indirect(descriptor, buffers)?;
                 return Ok(id);
             }
             self.push_buffer(descriptor, buffers)?;
@@ -312,12 +316,7 @@ impl SplitRing {
         Err(RingFault::Endless)
     }
 
-    fn indirect(
-        &mut self,
-        table: Descriptor,
-        limit: usize,
-        buffers: &mut Vec<Buffer>,
-    ) -> Result<(), RingFault> {
+    fn indirect(&mut self, table: Descriptor, buffers: &mut Vec<Buffer>) -> Result<(), RingFault> {
         let len = table.len as usize;
         let count = len / DESCRIPTOR_LEN;
         if count == 0 || !len.is_multiple_of(DESCRIPTOR_LEN) || count > 65_536 {
@@ -331,7 +330,7 @@ impl SplitRing {
             return Err(RingFault::Indirect);
         }
         let mut index = 0;
-        for _ in 0..limit.min(count) {
+        for _ in 0..MAX_CHAIN.min(count) {
             // SAFETY: `index` is less than `count`, and the whole table was found in guest memory.
             let at = unsafe { base.add(index * DESCRIPTOR_LEN) };
             // SAFETY: the descriptor is mapped as long as `memory`, and the table's alignment was checked.
@@ -361,6 +360,9 @@ impl SplitRing {
             return Err(RingFault::Direction);
         }
         let (mut address, mut left) = (descriptor.address, descriptor.len as usize);
+        if left == 0 {
+            return Err(RingFault::Empty);
+        }
         while left > 0 {
             let (host, len) = self
                 .memory
