@@ -55,6 +55,7 @@ const MAX_REGIONS: usize = 256;
 const REST: Duration = Duration::from_millis(10);
 /// After how many ticks without its rest a half message ends its connection.
 const PATIENCE: u8 = 5;
+
 const STOP: u64 = 0;
 const LISTENER: u64 = 1;
 /// Tokens of connections: twice their number, and one more for the private side.
