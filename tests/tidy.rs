@@ -19,7 +19,7 @@ use vmlan::control::problem::Problems;
 /// The layers, from the bottom up: each may name itself and those before it.
 const LAYERS: [&str; 5] = ["wire", "net", "ports", "engine", "control"];
 
-/// Every file that holds unsafe code. All are in `ports/`, but for tests that enter namespaces or unmap memory.
+/// Every file that holds unsafe code. All are in `ports/`, but for tests that enter namespaces or make guest memory.
 const UNSAFE: [&str; 10] = [
     "src/ports/burst.rs",
     "src/ports/guest/message.rs",
