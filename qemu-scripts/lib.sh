@@ -36,7 +36,6 @@ note() {
 
 fail() {
     printf '\nNOT TRUE: %s\n' "$*" >&2
-    [ -z "${work:-}" ] || printf 'Logs: %s\n' "$work" >&2
     exit 1
 }
 
@@ -258,6 +257,7 @@ enter_lab() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/vmlan-${script##*/}.XXXXXX")
     run=$work/run
     trap leave_lab EXIT
+    trap 'failed_at=$LINENO' ERR
     trap 'exit 130' INT TERM HUP
 }
 
@@ -267,8 +267,8 @@ leave_lab() {
     set +e
     if [ "$status" = 0 ]; then
         [ -n "${KEEP:-}" ] || rm -rf "$work"
-    elif [ "$status" != 1 ]; then
-        echo "Ended with status $status. Logs: $work" >&2
+    else
+        printf '%s%s ended with status %d. Logs: %s\n' "${script##*/}" "${failed_at:+, line $failed_at,}" "$status" "$work" >&2
     fi
     # The namespaces go, and with them every process, interface and mount.
     exit "$status"
