@@ -55,3 +55,10 @@ serve() {
         printf '\n>>%s %s\n' "$mark" "$?"
     done
 }
+
+# netstat_errors: how many packets with a bad checksum this guest has received, by protocol.
+netstat_errors() {
+    awk '{ protocol = $1 }
+         !(protocol in column) { for (i = 2; i <= NF; i++) if ($i ~ /^(InCsumErrors|InHdrErrors)$/) column[protocol] = i; next }
+         { print protocol, $column[protocol] }' /proc/net/snmp | grep -E '^(Ip|Tcp|Udp): '
+}
