@@ -51,6 +51,12 @@ true_that() {
     fi
 }
 
+# comes_true SENTENCE COMMAND…: the sentence becomes true: the command is tried until it succeeds.
+comes_true() {
+    wait_for "$@"
+    printf '  ok %s\n' "$1"
+}
+
 not() {
     ! "$@"
 }
@@ -400,7 +406,7 @@ tell() {
 in_guest() {
     local name=$1 mark=$BASHPID.$RANDOM$RANDOM
     shift
-    tell "$name" "$mark $*"
+    tell "$name" "$mark ${*//$'\n'/ }"
     wait_for_line "$name" "^>>$mark "
     sed -n "/^<<$mark\$/,/^>>$mark /{//!p}" "$work/$name.out" | sed '$d'
     return "$(sed -n "s/^>>$mark //p" "$work/$name.out")"
@@ -434,7 +440,9 @@ reaches() {
 
 # hears_nothing NAME ADDRESS: no answer to three echo requests.
 hears_nothing() {
-    in_guest "$1" ping -c 3 -W 1 -q "$2" | grep -q ' 0 packets received'
+    local answers
+    answers=$(in_guest "$1" ping -c 3 -W 1 -q "$2") || true
+    grep ' 0 packets received' <<<"$answers"
 }
 
 # ---------------------------------------------------------------------------------------------------------
