@@ -1,2 +1,7 @@
 //! The `vmlan` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmlan::control::cli::main()
+}

@@ -1,1 +1,24 @@
 //! Configuration, plan, state on disk, API and command line.
+//!
+//! This layer alone knows TOML, JSON, HTTP and clap. What was typed ([`config::File`]) becomes what it means
+//! ([`plan::Plan`]), with every problem reported at once; the plan becomes the engine's specification.
+
+pub mod api;
+pub mod args;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod directory;
+pub mod duration;
+pub mod identity;
+pub mod journal;
+pub mod options;
+pub mod plan;
+pub mod problem;
+pub mod render;
+pub mod section;
+pub mod show;
+pub mod syntax;
+pub mod timestamp;
+pub mod value;

@@ -2,13 +2,25 @@
 //!
 //! The engine is the only reader of the clock and the only one that moves frames. It is told what to be by a
 //! [`Spec`] and shows what it is by a [`Snapshot`].
+#![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::Sender;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use self::worker::{Command, Worker};
 use crate::net::vlan::PortVlan;
-use crate::net::{dhcp, gateway};
+use crate::net::{dhcp, gateway as net_gateway};
 use crate::ports::{PortSpec, PortState};
 use crate::wire::ethernet::MacAddr;
+
+mod gateway;
+mod worker;
 
 /// What the engine is to be.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +37,7 @@ pub struct NetworkSpec {
     /// The largest packet, 1280 to 9000 bytes.
     pub mtu: u16,
     /// The gateway, where the network has a subnet.
-    pub gateway: Option<gateway::Spec>,
+    pub gateway: Option<net_gateway::Spec>,
     /// The ports, the gateway's aside.
     pub ports: Vec<NetworkPort>,
 }
@@ -125,7 +137,7 @@ pub enum StartError {
     },
     /// The system refused a thread or descriptor.
     #[error("cannot start a worker: {0}")]
-    System(#[from] std::io::Error),
+    System(#[from] io::Error),
 }
 
 /// Where lease records are made durable. Called from a worker: must not block.
@@ -137,34 +149,115 @@ pub trait Journal: Send {
     fn append(&mut self, network: &str, ticket: u64, record: dhcp::Record) -> bool;
 }
 
+/// Numbers the records of all gateways and hands them to the journal.
+#[derive(Clone)]
+struct Ledger(Arc<Mutex<(Box<dyn Journal>, u64)>>);
+
+impl Ledger {
+    fn new(journal: Box<dyn Journal>) -> Self {
+        Self(Arc::new(Mutex::new((journal, 0))))
+    }
+
+    /// Hands over a record; `None` where it cannot be queued.
+    fn append(&self, network: &str, record: dhcp::Record) -> Option<u64> {
+        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (journal, next) = &mut *ledger;
+        let ticket = *next;
+        journal.append(network, ticket, record).then(|| {
+            *next += 1;
+            ticket
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Settled {
+    /// All tickets below this are settled.
+    below: AtomicU64,
+    /// Those of them whose records could not be written.
+    failed: Mutex<BTreeSet<u64>>,
+    wake: EventFd,
+}
+
+/// Tells the engine which records are on disk. Cheap to clone; usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Durable(Arc<Settled>);
+
+impl Durable {
+    /// Starts with nothing settled.
+    ///
+    /// # Errors
+    ///
+    /// The system is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(Settled { below: AtomicU64::new(0), failed: Mutex::default(), wake })))
+    }
+
+    /// Says what became of the record with this ticket. Records are settled in the order of their tickets.
+    pub fn settle(&self, ticket: u64, written: bool) {
+        if !written {
+            self.failed().insert(ticket);
+        }
+        self.0.below.store(ticket + 1, Ordering::Release);
+        // An eventfd that is full is readable already.
+        let _ = self.0.wake.write(1);
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_settled(&self, ticket: u64) -> bool {
+        ticket < self.0.below.load(Ordering::Acquire)
+    }
+
+    /// Whether a record was written; `None` while that is not known. To be asked once a ticket.
+    fn outcome(&self, ticket: u64) -> Option<bool> {
+        self.is_settled(ticket).then(|| !self.failed().remove(&ticket))
+    }
+}
+
 /// The engine, running.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    commands: Sender<Command>,
+    wake: EventFd,
+    thread: JoinHandle<()>,
+}
 
 impl Engine {
     /// Opens every port and starts the worker. Nothing is left behind where one cannot be opened.
     ///
     /// # Errors
     ///
-    /// A port cannot be opened.
-    pub fn start(_spec: Spec, _journal: Box<dyn Journal>, _durable: &Durable) -> Result<Self, StartError> {
-        Ok(Self {})
+    /// A port cannot be opened, or the system is out of threads or descriptors.
+    pub fn start(spec: Spec, journal: Box<dyn Journal>, durable: &Durable) -> Result<Self, StartError> {
+        let (commands, requests) = crossbeam_channel::unbounded();
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let worker = Worker::open(spec, &Ledger::new(journal), durable, requests, &wake)?;
+        let thread = thread::Builder::new().name("worker".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { commands, wake, thread })
+    }
+
+    fn command(&self, command: Command) {
+        // The worker lives as long as the engine; if it panicked, so did the process.
+        let _ = self.commands.send(command);
+        // An eventfd that is full is readable already.
+        let _ = self.wake.write(1);
     }
 
     /// Asks the worker what everything looks like now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::default()
+        let (reply, snapshot) = crossbeam_channel::bounded(1);
+        self.command(Command::Snapshot(reply));
+        snapshot.recv().unwrap_or_default()
     }
 
     /// Stops the worker and closes every port.
-    pub fn stop(self) {}
-}
-
-/// Tells the engine which records are on disk. Cheap to clone; usable from any thread.
-#[derive(Clone, Debug, Default)]
-pub struct Durable {}
-
-impl Durable {
-    /// Says what became of the record with this ticket. Records are settled in the order of their tickets.
-    pub fn settle(&self, _ticket: u64, _written: bool) {}
+    pub fn stop(self) {
+        self.command(Command::Stop);
+        // A panic of the worker has been reported by the worker.
+        let _ = self.thread.join();
+    }
 }

@@ -3,10 +3,13 @@
 //! This layer knows frames and nothing of switching. `unsafe` is allowed here only, in the files that
 //! `tests/tidy.rs` lists.
 
+use std::io;
 use std::os::fd::RawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::net::Now;
 use crate::net::drops::Drops;
+use crate::net::gateway::Gateway;
 use crate::net::switch::Egress;
 use crate::ports::burst::Burst;
 use crate::wire::ethernet::MacAddr;
@@ -16,6 +19,7 @@ pub mod guest;
 pub mod packet;
 pub mod tap;
 
+mod egress;
 mod kernel;
 
 /// Why a port stopped working. The others do not notice.
@@ -35,7 +39,7 @@ pub enum PortFault {
         /// What was attempted.
         attempt: &'static str,
         /// The kernel's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -59,7 +63,7 @@ pub enum OpenError {
         /// What was attempted, on what.
         attempt: String,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A socket's path cannot be used.
     #[error("cannot listen on {path}: {reason}")]
@@ -116,9 +120,13 @@ pub struct Sent {
 
 /// Where frames come from and go to. A worker owns its ports; nothing here blocks.
 pub trait Port: Send {
-    /// The descriptors that wake the worker for this port; asked again whenever [`Port::wake`] or
-    /// [`Port::receive`] may have changed them. Registered edge-triggered.
-    fn descriptors(&mut self) -> Descriptors<'_>;
+    /// Registers the descriptors that wake the worker for this port. The port keeps the watcher where its
+    /// descriptors can change.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a registration.
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()>;
 
     /// Fills the burst with frames that came in, as many as there are and fit. The burst stays valid until
     /// [`Port::release`].
@@ -155,10 +163,18 @@ pub trait Port: Send {
     /// Whether frames can be handed to this port.
     fn is_up(&self) -> bool;
 
-    /// Counts up whenever the port went down or got another peer; what was learned on it is then forgotten.
-    fn epoch(&self) -> u64 {
-        0
+    /// How long the worker keeps looking here without finding anything before it asks to be woken.
+    fn poll_time(&self) -> Duration {
+        Duration::ZERO
     }
+
+    /// The gateway behind this port, if it is one's.
+    fn gateway(&self) -> Option<&Gateway> {
+        None
+    }
+
+    /// Tells the present to a port that [answers](Port::answers), before a batch is handed to it.
+    fn set_now(&mut self, _now: Now) {}
 
     /// The next time at which [`Port::handle_timeout`] has work to do.
     fn poll_timeout(&self) -> Option<Instant> {
@@ -166,16 +182,38 @@ pub trait Port: Send {
     }
 
     /// Does what is due.
-    fn handle_timeout(&mut self, _now: crate::net::Now) {}
+    fn handle_timeout(&mut self, _now: Now) {}
 }
 
-/// The descriptors of a port, and whether they are others than when last asked.
-#[derive(Debug)]
-pub struct Descriptors<'a> {
-    /// Descriptors to watch for being readable.
-    pub watch: &'a [RawFd],
-    /// Counts up with every change.
-    pub generation: u64,
+/// Registers descriptors with the worker, for one port. Readiness is reported once each time it arises.
+#[derive(Clone, Copy, Debug)]
+pub struct Watcher {
+    epoll: RawFd,
+    token: u64,
+}
+
+impl Watcher {
+    /// Registers with the epoll instance `epoll` under `token`.
+    pub const fn new(epoll: RawFd, token: u64) -> Self {
+        Self { epoll, token }
+    }
+
+    /// Starts to watch a descriptor for being readable.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn add(&self, descriptor: RawFd) -> io::Result<()> {
+        let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLET, self.token);
+        epoll::ctl(self.epoll, epoll::ControlOptions::EPOLL_CTL_ADD, descriptor, event)
+    }
+
+    /// Stops watching a descriptor, which must still be open: one that others hold too would be watched for ever.
+    pub fn remove(&self, descriptor: RawFd) {
+        let event = epoll::Event::new(epoll::Events::empty(), 0);
+        // A descriptor that is not registered needs no more.
+        let _ = epoll::ctl(self.epoll, epoll::ControlOptions::EPOLL_CTL_DEL, descriptor, event);
+    }
 }
 
 /// Every kind of port. Adding one is a variant here and a file beside this one.
@@ -225,7 +263,7 @@ impl PortSpec {
 /// A stand-in.
 pub struct Stub;
 impl Port for Stub {
-    fn descriptors(&mut self) -> Descriptors<'_> { Descriptors { watch: &[], generation: 0 } }
+    fn watch(&mut self, _: Watcher) -> io::Result<()> { Ok(()) }
     fn receive(&mut self, _: &mut Burst, _: &mut Drops) -> Result<(), PortFault> { Ok(()) }
     fn release(&mut self, _: &mut Burst) {}
     fn transmit(&mut self, _: &Burst, _: &[Egress], _: &mut Drops) -> Result<Sent, PortFault> { Ok(Sent::default()) }

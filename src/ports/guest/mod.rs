@@ -1,6 +1,52 @@
-//! A guest.
-use crate::wire::ethernet::MacAddr;
+//! A guest's port: a virtio-net device over vhost-user.
+//!
+//! # Theory of operation
+//!
+//! The control protocol runs on threads of the port (`door`, `session`); what it wants attached reaches the worker
+//! through the `link`. The worker walks the rings (`virtq`): the guest's transmit queue is read in bursts whose
+//! heads are copied and whose bodies stay in guest memory until they are released; the receive queue is written with
+//! one copy of each frame. A ring that makes no sense stops the port's rings until the frontend sets them up anew.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_MRG_RXBUF,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use self::door::Door;
+use self::link::{Attachment, Link, RECEIVEQ, RingPlan, TRANSMITQ};
+use self::virtq::{Direction, RingFault, SplitRing};
+use crate::net::drops::Drops;
+use crate::net::offload::Capabilities;
+use crate::net::switch::Egress;
+use crate::ports::burst::Burst;
+use crate::ports::egress::{Scratch, send_batch};
+use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
+use crate::wire::arp::Arp;
+use crate::wire::ethernet::MacAddr;
+use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, VirtioNetHeader};
+
+mod door;
+mod link;
+mod memory;
+mod message;
+mod queues;
+mod session;
+mod virtq;
+
+/// How long the worker looks for a guest's next frame before it asks to be woken: a few times what waking takes.
+const POLL_TIME: Duration = Duration::from_micros(50);
 
 /// Which side listens on the socket.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -27,9 +73,292 @@ pub struct Spec {
     pub mtu: u16,
 }
 
-/// A stand-in.
-pub struct Guest {}
+/// A ring that the worker serves, and for whom.
+#[derive(Debug)]
+struct Queue {
+    ring: SplitRing,
+    connection: u64,
+    plan: RingPlan,
+}
+
+/// What the driver negotiated, as the frame path needs it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Negotiated {
+    features: u64,
+    header_len: usize,
+    mergeable: bool,
+    capabilities: Capabilities,
+}
+
+impl Negotiated {
+    fn new(features: u64) -> Self {
+        let has = |bit: u32| features & 1 << bit != 0;
+        let mergeable = has(VIRTIO_NET_F_MRG_RXBUF);
+        let modern = mergeable || has(VIRTIO_F_VERSION_1);
+        Self {
+            features,
+            header_len: if modern { MERGEABLE_HEADER_LEN } else { HEADER_LEN },
+            mergeable,
+            capabilities: Capabilities {
+                checksum: has(VIRTIO_NET_F_GUEST_CSUM),
+                tso4: has(VIRTIO_NET_F_GUEST_TSO4),
+                tso6: has(VIRTIO_NET_F_GUEST_TSO6),
+                ecn: has(VIRTIO_NET_F_GUEST_ECN),
+            },
+        }
+    }
+}
+
+/// The port of one virtual machine.
+pub struct Guest {
+    name: String,
+    link: Arc<Link>,
+    seen: u64,
+    watcher: Option<Watcher>,
+    queues: [Option<Queue>; 2],
+    /// The ring plans that proved broken, by connection and epoch: not attached again.
+    broken: [Option<(u64, u64)>; 2],
+    negotiated: Negotiated,
+    connections: usize,
+    announcements: Vec<MacAddr>,
+    ingress: queues::Ingress,
+    egress: queues::Egress,
+    scratch: Scratch,
+    thread: Option<JoinHandle<()>>,
+    stop: EventFd,
+    /// The socket to remove in the end, where this side made it.
+    socket: Option<PathBuf>,
+}
+
 impl Guest {
-    /// Opens it.
-    pub fn open(_spec: &Spec) -> Result<crate::ports::Stub, crate::ports::OpenError> { Ok(crate::ports::Stub) }
+    /// Opens the port's socket and starts the thread that serves it.
+    ///
+    /// # Errors
+    ///
+    /// The socket's path cannot be used, or the system is out of threads or descriptors.
+    pub fn open(spec: &Spec) -> Result<Self, OpenError> {
+        let system = |source: io::Error| OpenError::System { attempt: format!("serve VM {}", spec.name), source };
+        let listener = match spec.role {
+            Role::Server => Some(door::listen(&spec.socket)?),
+            Role::Client => None,
+        };
+        let socket = listener.is_some().then(|| spec.socket.clone());
+        let link = Arc::new(Link::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?));
+        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?;
+        let door = Door::new(spec.clone(), Arc::clone(&link), listener, stop.try_clone().map_err(system)?);
+        let door = door.map_err(system)?;
+        let thread = thread::Builder::new().name(format!("vm {}", spec.name)).spawn(move || door.run());
+        Ok(Self {
+            name: spec.name.clone(),
+            link,
+            seen: 0,
+            watcher: None,
+            queues: [None, None],
+            broken: [None, None],
+            negotiated: Negotiated::default(),
+            connections: 0,
+            announcements: Vec::new(),
+            ingress: queues::Ingress::default(),
+            egress: queues::Egress::default(),
+            scratch: Scratch::default(),
+            thread: Some(thread.map_err(system)?),
+            stop,
+            socket,
+        })
+    }
+
+    /// Takes over what the control protocol wants attached.
+    #[cold]
+    fn take_over(&mut self) -> Result<(), PortFault> {
+        let link = Arc::clone(&self.link);
+        let mut result = Ok(());
+        self.seen = link.take_over(|attachment, connections, announcements| {
+            self.connections = connections;
+            self.announcements.extend(announcements);
+            if let Some(attachment) = attachment {
+                self.negotiated = Negotiated::new(attachment.features);
+            }
+            for queue in [RECEIVEQ, TRANSMITQ] {
+                if let Err(fault) = self.attach(queue, attachment) {
+                    result = Err(fault);
+                }
+            }
+        });
+        result
+    }
+
+    /// Makes one queue what the attachment says.
+    fn attach(&mut self, index: usize, attachment: Option<&Arc<Attachment>>) -> Result<(), PortFault> {
+        let wanted = attachment.and_then(|attachment| {
+            let plan = attachment.rings[index].as_ref()?;
+            Some((attachment.connection, attachment.features, attachment.memory.as_ref()?, plan))
+        });
+        let Some((connection, features, memory, plan)) = wanted else {
+            self.detach(index);
+            return Ok(());
+        };
+        if self.broken[index] == Some((connection, plan.epoch)) {
+            return Ok(());
+        }
+        if let Some(queue) = &mut self.queues[index]
+            && (queue.connection, queue.plan.epoch) == (connection, plan.epoch)
+            && Arc::ptr_eq(queue.ring.memory(), memory)
+            && Arc::ptr_eq(&queue.plan.kick, &plan.kick)
+        {
+            queue.ring.set_call(plan.call.clone());
+            queue.plan = plan.clone();
+            return Ok(());
+        }
+        self.detach(index);
+        let direction = if index == RECEIVEQ { Direction::ToGuest } else { Direction::FromGuest };
+        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let ring = SplitRing::attach(Arc::clone(memory), plan.layout, direction, event_idx);
+        let mut ring = ring.map_err(|fault| {
+            self.broken[index] = Some((connection, plan.epoch));
+            ring_fault(index, fault)
+        })?;
+        ring.set_call(plan.call.clone());
+        if index == TRANSMITQ && let Some(watcher) = self.watcher {
+            let watched = watcher.add(plan.kick.as_raw_fd());
+            watched.map_err(|source| PortFault::Device { attempt: "watching a guest's eventfd", source })?;
+        }
+        // A driver that was waiting when another backend died waits for this one.
+        ring.notify();
+        tracing::debug!(port = self.name, queue = queue_name(index), size = ring.layout().size, at = ring.next(), "a ring was attached");
+        self.queues[index] = Some(Queue { ring, connection, plan: plan.clone() });
+        Ok(())
+    }
+
+    /// Lets go of a queue and leaves its index where the session finds it.
+    fn detach(&mut self, index: usize) {
+        let Some(queue) = self.queues[index].take() else { return };
+        queue.plan.stopped_at.store(queue.ring.next(), Ordering::Release);
+        if index == TRANSMITQ && let Some(watcher) = self.watcher {
+            watcher.remove(queue.plan.kick.as_raw_fd());
+        }
+    }
+
+    /// Takes a queue out of service for what its guest wrote into it.
+    #[cold]
+    fn fail(&mut self, index: usize, fault: RingFault) -> PortFault {
+        if let Some(queue) = &self.queues[index] {
+            self.broken[index] = Some((queue.connection, queue.plan.epoch));
+        }
+        self.detach(index);
+        ring_fault(index, fault)
+    }
+}
+
+fn queue_name(index: usize) -> &'static str {
+    if index == RECEIVEQ { "receive queue" } else { "transmit queue" }
+}
+
+fn ring_fault(index: usize, fault: RingFault) -> PortFault {
+    PortFault::Ring { queue: queue_name(index), reason: fault.to_string() }
+}
+
+impl Port for Guest {
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+        watcher.add(self.link.wake().as_raw_fd())?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
+        if self.link.generation() != self.seen {
+            self.take_over()?;
+        }
+        for mac in self.announcements.drain(..) {
+            burst.push_owned(Arp::announcement(mac), VirtioNetHeader::default());
+        }
+        let Some(queue) = &mut self.queues[TRANSMITQ] else { return Ok(()) };
+        let received = self.ingress.receive(&mut queue.ring, self.negotiated.header_len, burst, drops);
+        received.map_err(|fault| {
+            burst.clear();
+            self.ingress.forget();
+            self.fail(TRANSMITQ, fault)
+        })
+    }
+
+    fn release(&mut self, burst: &mut Burst) {
+        burst.clear();
+        if let Some(queue) = &mut self.queues[TRANSMITQ] {
+            self.ingress.release(&mut queue.ring);
+        }
+    }
+
+    fn transmit(&mut self, burst: &Burst, batch: &[Egress], drops: &mut Drops) -> Result<Sent, PortFault> {
+        if self.link.generation() != self.seen {
+            self.take_over()?;
+        }
+        let Some(queue) = &mut self.queues[RECEIVEQ] else {
+            drops.count_many(crate::net::drops::DropReason::PortDown, batch.len() as u64);
+            return Ok(Sent::default());
+        };
+        let mut sink = match self.egress.open(&mut queue.ring, self.negotiated, batch.len()) {
+            Ok(sink) => sink,
+            Err(fault) => return Err(self.fail(RECEIVEQ, fault)),
+        };
+        let sent = send_batch(&mut sink, burst, batch, &mut self.scratch, drops);
+        match sink.close() {
+            Ok(()) => Ok(sent),
+            Err(fault) => Err(self.fail(RECEIVEQ, fault)),
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        let more = match &mut self.queues[TRANSMITQ] {
+            // A fault is reported by the next receive.
+            Some(queue) => queue.ring.arm().unwrap_or(true),
+            None => false,
+        };
+        more || self.link.generation() != self.seen
+    }
+
+    fn disarm(&mut self) {
+        if let Some(queue) = &mut self.queues[TRANSMITQ] {
+            queue.ring.disarm();
+        }
+    }
+
+    fn status(&self) -> PortStatus {
+        let state = match self.connections {
+            0 => PortState::Waiting,
+            _ if self.is_up() => PortState::Up,
+            _ => PortState::Connected,
+        };
+        let features = match state {
+            PortState::Up => self.negotiated.features,
+            PortState::Waiting | PortState::Connected | PortState::Down => 0,
+        };
+        let named = session::FEATURE_NAMES.iter().filter(|(bit, _)| features & 1 << bit != 0);
+        PortStatus { state, features: named.map(|(_, name)| *name).collect() }
+    }
+
+    fn is_up(&self) -> bool {
+        self.queues.iter().all(Option::is_some)
+    }
+
+    fn poll_time(&self) -> Duration {
+        POLL_TIME
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        for index in [RECEIVEQ, TRANSMITQ] {
+            self.detach(index);
+        }
+        self.link.close();
+        // An eventfd that is full is readable already.
+        let _ = self.stop.write(1);
+        if let Some(path) = &self.socket {
+            // Gone already, or not ours to remove: either way there is nothing left to do.
+            let _ = fs::remove_file(path);
+            if let Some(thread) = self.thread.take() {
+                // A panic there has been reported by the thread itself.
+                let _ = thread.join();
+            }
+        }
+    }
 }

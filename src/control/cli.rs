@@ -1,0 +1,371 @@
+//! The command line: what can be asked for, and what comes out of it.
+//!
+//! Exit codes: 0 done, 1 the request or the file is wrong, 2 usage (clap's own), 3 the daemon is not there.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::control::args::{Launch, Vmm};
+use crate::control::client::{self, ClientError};
+use crate::control::config::{EMBEDDED, File};
+use crate::control::identity::Macs;
+use crate::control::plan::Plan;
+use crate::control::problem::{Problems, did_you_mean};
+use crate::control::{daemon, directory, render, show};
+
+/// A LAN for virtual machines: VMware-style networks for QEMU and cloud-hypervisor over vhost-user.
+#[derive(Debug, Parser)]
+#[command(name = "vmlan", version, max_term_width = 100)]
+struct Cli {
+    /// Say more; twice for everything. RUST_LOG chooses more finely
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run {
+        #[command(flatten)]
+        source: ConfigArgs,
+    },
+    /// Check a configuration file and print every problem
+    Check {
+        /// The file, or - for standard input; without it, the embedded default is checked
+        file: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the exact arguments to launch a guest
+    Args {
+        /// The guest's name
+        vm: String,
+        /// The VMM to launch it with
+        #[arg(long, value_enum, default_value_t)]
+        vmm: Vmm,
+        #[command(flatten)]
+        source: ConfigArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show networks, ports, teams and advisories at a glance
+    Status(ShowArgs),
+    /// Show the ports and their counters
+    Ports(ShowArgs),
+    /// Show which address is behind which port
+    Fdb(ShowArgs),
+    /// Show the DHCP leases
+    Leases {
+        #[command(flatten)]
+        show: ShowArgs,
+        /// How to print them
+        #[arg(long, value_enum, conflicts_with = "json")]
+        format: Option<LeaseFormat>,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Debug)]
+struct ConfigArgs {
+    /// The configuration file; without it, one host-only network vmnet1 with DHCP
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A guest besides those of the file, on vmnet1 unless named
+    #[arg(long = "vm", value_name = "NAME[=NETWORK]")]
+    vms: Vec<String>,
+}
+
+/// Whom to ask, and how to print the answer.
+#[derive(Args, Debug)]
+struct ShowArgs {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The daemon's configuration file, to find its control socket
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LeaseFormat {
+    /// A table
+    Table,
+    /// Expiry, MAC, address, name and client identifier, as in dnsmasq's lease file
+    Dnsmasq,
+}
+
+/// A file whose problems have been printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}", self.list, summary(self.count, &self.name))]
+struct Unfit {
+    name: String,
+    list: String,
+    count: usize,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "vmlan: {error:#}");
+            match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Absent(_)) => ExitCode::from(3),
+                Some(ClientError::Denied(_) | ClientError::Broken { .. } | ClientError::Refused { .. }) | None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run { source } => {
+            log(cli.verbose)?;
+            let (name, file, mut problems) = source.read()?;
+            let plan = understood(&name, &file, &mut problems)?;
+            for warning in problems.warnings() {
+                tracing::warn!("{name}: {warning}");
+            }
+            daemon::run(plan, &mut io::stdout())?;
+        }
+        Command::Check { file, json } => return check(file.as_deref(), json),
+        Command::Args { vm, vmm, source, json } => args(&vm, vmm, source, json)?,
+        Command::Status(show) => show.print("/v1/status", render::status)?,
+        Command::Ports(show) => show.print("/v1/ports", |ports: &Vec<show::Port>| render::ports(ports))?,
+        Command::Fdb(show) => show.print("/v1/fdb", |addresses: &Vec<show::Address>| render::fdb(addresses))?,
+        Command::Leases { show, format } => show.print("/v1/leases", |leases: &Vec<show::Lease>| match format {
+            Some(LeaseFormat::Dnsmasq) => render::dnsmasq(leases),
+            Some(LeaseFormat::Table) | None => render::leases(leases),
+        })?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
+            io::stdout().write_all(&script)?;
+        }
+        Command::Man => manual(&mut io::stdout())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ConfigArgs {
+    fn read(&self) -> anyhow::Result<(String, File, Problems)> {
+        let (name, mut file, mut problems) = read(self.config.as_deref())?;
+        for vm in &self.vms {
+            file.add_guest(vm, &mut problems);
+        }
+        Ok((name, file, problems))
+    }
+}
+
+impl ShowArgs {
+    fn print<T: DeserializeOwned>(&self, endpoint: &str, render: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        let answer = client::get(&self.control_socket()?, endpoint)?;
+        let unreadable = || format!("cannot read the daemon's answer to {endpoint}: is it of another version than {}?", env!("CARGO_PKG_VERSION"));
+        if self.json {
+            let value: Value = serde_json::from_slice(&answer).with_context(unreadable)?;
+            return print(&serde_json::to_string_pretty(&value)?);
+        }
+        let value = serde_json::from_slice(&answer).with_context(unreadable)?;
+        match render(&value) {
+            text if text.is_empty() => Ok(()),
+            text => print(&text),
+        }
+    }
+
+    fn control_socket(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let (name, file, mut problems) = read(self.config.as_deref())?;
+        Ok(understood(&name, &file, &mut problems)?.control_socket())
+    }
+}
+
+fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (name, file, mut problems) = read(path)?;
+    let plan = planned(&file, &mut problems);
+    for (path, uplink) in plan.uplinks() {
+        if !daemon::adapter_exists(uplink) {
+            problems.warn(path, format!("this machine has no network adapter named {uplink:?}"));
+        }
+    }
+    let (errors, warnings) = (problems.errors(), problems.warnings());
+    if as_json {
+        let report = json!({ "file": name, "problems": errors, "warnings": warnings });
+        print(&serde_json::to_string_pretty(&report)?)?;
+    } else {
+        let mut text = listed(&name, &problems);
+        text += &match errors.len() {
+            0 => format!("{name} is in order: {}, {}", counted(plan.networks.len(), "network"), counted(plan.vms.len(), "VM")),
+            count => summary(count, &name),
+        };
+        print(&text)?;
+    }
+    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
+    // Without a file, a guest exists only because `run --vm` named it, so naming it here is enough.
+    let named = source.vms.iter().any(|vm| vm.split('=').next() == Some(name));
+    if source.config.is_none() && !named {
+        source.vms.push(name.to_owned());
+    }
+    let (file_name, file, mut problems) = source.read()?;
+    let plan = understood(&file_name, &file, &mut problems)?;
+    let vm = plan.find_vm(name).with_context(|| {
+        let hint = did_you_mean(name, plan.vms.iter().map(|vm| vm.name.as_str()));
+        format!("there is no VM {name:?} in {file_name}{hint}")
+    })?;
+    let launch = Launch::new(&plan, vm, vmm, &Macs::load(&plan)?);
+    if as_json {
+        return print(&serde_json::to_string_pretty(&launch)?);
+    }
+    print(&launch.text())?;
+    writeln!(io::stderr(), "note: {}", launch.note)?;
+    Ok(())
+}
+
+/// Reads a configuration file, the embedded default where none is named.
+fn read(path: Option<&Path>) -> anyhow::Result<(String, File, Problems)> {
+    let (name, text) = match path {
+        None => ("the embedded default".to_owned(), EMBEDDED.to_owned()),
+        Some(path) if path == Path::new("-") => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("cannot read the configuration from standard input")?;
+            ("standard input".to_owned(), text)
+        }
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            (path.display().to_string(), read.with_context(|| format!("cannot read the configuration file {}", path.display()))?)
+        }
+    };
+    let mut problems = Problems::default();
+    let file = File::read(&text, &mut problems);
+    Ok((name, file, problems))
+}
+
+fn planned(file: &File, problems: &mut Problems) -> Plan {
+    Plan::new(file, &directory::default_runtime(), &directory::default_state(), problems)
+}
+
+fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Result<Plan> {
+    let plan = planned(file, problems);
+    if problems.is_empty() {
+        return Ok(plan);
+    }
+    let count = problems.errors().len();
+    Err(Unfit { name: name.to_owned(), list: format!("cannot use {name}: because\n{}", listed(name, problems)), count }.into())
+}
+
+/// Every problem and warning on a line of its own.
+fn listed(name: &str, problems: &Problems) -> String {
+    let place = |line: Option<usize>| line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    let errors = problems.errors();
+    let warnings = problems.warnings();
+    let errors = errors.iter().map(|problem| format!("{}: {problem}\n", place(problem.line)));
+    let warnings = warnings.iter().map(|problem| format!("{}: warning: {problem}\n", place(problem.line)));
+    errors.chain(warnings).collect()
+}
+
+fn summary(count: usize, name: &str) -> String {
+    format!("{} in {name}", counted(count, "problem"))
+}
+
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Writes the manual page, those of the commands after that of the whole.
+fn manual(out: &mut impl Write) -> io::Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    let man = |command: clap::Command| {
+        let mut section = Vec::new();
+        let man = clap_mangen::Man::new(command.clone());
+        writeln!(section, ".SH \"{}\"", command.get_bin_name().unwrap_or_default().to_uppercase())?;
+        man.render_description_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        io::Result::Ok(String::from_utf8_lossy(&section).replace(".SH DESCRIPTION\n", "").replace(".SH OPTIONS\n", ".PP\n"))
+    };
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        page.extend(man(command.clone())?.into_bytes());
+    }
+    out.write_all(&page)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush())?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn log(verbose: u8) -> anyhow::Result<()> {
+    use tracing_subscriber::filter::EnvFilter;
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let ansi = io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).finish();
+    tracing::subscriber::set_global_default(subscriber).context("cannot log")?;
+    tracing_log::LogTracer::init().context("cannot log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_has_every_command_and_flag() {
+        let mut page = Vec::new();
+        manual(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap().replace("\\-", "-");
+        for word in ["VMLAN RUN", "VMLAN LEASES", "--config", "--format", "--socket", "dnsmasq"] {
+            assert!(page.contains(word), "{word} is missing in\n{page}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_default_is_in_order_and_needs_no_privilege() {
+        let (_, mut file, mut problems) = read(None).unwrap();
+        file.add_guest("web1", &mut problems);
+        let plan = planned(&file, &mut problems);
+        assert_eq!(problems.errors(), []);
+        assert_eq!((plan.networks[0].host_adapter.as_deref(), plan.vms[0].network.as_str()), (None, "vmnet1"));
+    }
+}

@@ -1,0 +1,125 @@
+//! `vmlan run`: the daemon in the foreground, from the plan to the last lease.
+//!
+//! The main thread is the control thread: it serves the control socket and waits for signals. What was made on the way up is
+//! unmade in the opposite order, also when something on the way fails.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::control::api::{Socket, Source};
+use crate::control::args::{Launch, Vmm};
+use crate::control::directory::Directory;
+use crate::control::identity::Macs;
+use crate::control::journal::Leases;
+use crate::control::plan::Plan;
+use crate::engine::{Durable, Engine};
+use crate::ports::guest::Role;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Something could not be had, and nothing was left behind; or the control socket broke.
+pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
+    for (path, uplink) in plan.uplinks() {
+        anyhow::ensure!(adapter_exists(uplink), "{path}: there is no network adapter named {uplink:?}; `ip link` lists those there are");
+    }
+    let start = "cannot start the daemon";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(start)?;
+    // From here on a signal is not lost, and does not end the process half-way up.
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? }
+    };
+    let _runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
+    let macs = Macs::load(&plan).context(start)?;
+    macs.save(&plan).context(start)?;
+    let leases = Leases::open(&plan.state_dir, SystemTime::now()).context(start)?;
+    let control = plan.control_socket();
+    let listen = || format!("cannot listen on the control socket {}", control.display());
+    let mut socket = Socket::bind(&control).with_context(listen)?;
+    let spec = plan.spec(&macs, &leases.by_network());
+    let durable = Durable::new().context(start)?;
+    let (sender, writer) = leases.start(durable.clone()).context(start)?;
+    let engine = match Engine::start(spec, Box::new(sender), &durable) {
+        Ok(engine) => engine,
+        Err(error) => {
+            writer.finish();
+            return Err(error).context(start);
+        }
+    };
+    let source = Arc::new(Source { plan, engine, since: Instant::now() });
+    let result = socket.publish().with_context(listen).and_then(|()| {
+        announce(&source.plan, &macs, stdout)?;
+        notify(&[NotifyState::Ready]);
+        tracing::info!(socket = %control.display(), networks = source.plan.networks.len(), vms = source.plan.vms.len(), "ready");
+        runtime.block_on(async {
+            tokio::select! {
+                served = socket.serve(Arc::clone(&source)) => served.with_context(listen),
+                name = signals.next() => {
+                    tracing::info!(signal = name, "stopping");
+                    Ok(())
+                }
+            }
+        })
+    });
+    notify(&[NotifyState::Stopping]);
+    drop(socket);
+    // With the runtime go the connections, and with them all other owners of the source.
+    drop(runtime);
+    let source = Arc::into_inner(source).expect("connections end with the runtime");
+    source.engine.stop();
+    writer.finish();
+    result
+}
+
+/// Tells whether this machine has a network adapter with this name.
+pub fn adapter_exists(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(name).exists()
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Tells each VM's socket and arguments, and then that the daemon is ready.
+fn announce(plan: &Plan, macs: &Macs, stdout: &mut impl Write) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for vm in &plan.vms {
+        let listens = match vm.role {
+            Role::Server => "listens on",
+            Role::Client => "connects to",
+        };
+        let launch = Launch::new(plan, vm, Vmm::Qemu, macs);
+        text += &format!("{} ({}) {listens} {}\n  {}\n", vm.name, vm.network, vm.socket.display(), launch.text());
+    }
+    text += "ready\n";
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match written {
+        // Whoever started the daemon does not listen; the guests do not mind.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot say that the daemon is ready"),
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not notified");
+    }
+}

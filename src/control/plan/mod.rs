@@ -1,0 +1,345 @@
+//! What the configuration means: names resolved, addresses planned, everything checked against everything else.
+//!
+//! A plan is made from a [`File`] in one go, and all problems are noted on the way: a plan may be used only if there
+//! were none. It knows no hardware addresses but those that were typed; the others are the machine's
+//! ([`crate::control::identity`]).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::control::config::{self, File, Mode};
+use crate::control::problem::{Problems, did_you_mean, join};
+use crate::control::value::{Adapter, is_label};
+use crate::net::vlan::PortVlan;
+use crate::ports::guest::Role;
+use crate::wire::ethernet::MacAddr;
+
+pub mod dhcp;
+pub mod spec;
+pub mod subnet;
+
+use dhcp::Dhcp;
+use subnet::Subnet;
+
+/// The longest path of a Unix socket in bytes.
+const SOCKET_PATH: usize = 107;
+
+/// The name of the control socket in the runtime directory.
+const CONTROL_SOCKET: &str = "vmlan.sock";
+
+/// A configuration, understood.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where the sockets are.
+    pub runtime_dir: PathBuf,
+    /// Where what must survive a restart is.
+    pub state_dir: PathBuf,
+    /// The networks, in the order of their names.
+    pub networks: Vec<Network>,
+    /// The VMs, in the order of their names.
+    pub vms: Vec<Vm>,
+}
+
+/// One network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// Its largest packet.
+    pub mtu: u16,
+    /// Its plan of addresses; a network without one has no gateway.
+    pub subnet: Option<Subnet>,
+    /// The name of its host adapter.
+    pub host_adapter: Option<String>,
+    /// The name of its uplink.
+    pub uplink: Option<String>,
+    /// Its DHCP server.
+    pub dhcp: Option<Dhcp>,
+}
+
+/// One VM.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// The name of its network.
+    pub network: String,
+    /// The name of its port group.
+    pub port_group: Option<String>,
+    /// The VLANs of its port.
+    pub vlan: PortVlan,
+    /// Its hardware address, where it was typed.
+    pub mac: Option<MacAddr>,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Which side listens on it.
+    pub role: Role,
+}
+
+impl Plan {
+    /// Finds out what a file means, and notes all that does not fit together.
+    ///
+    /// `runtime_dir` and `state_dir` are what is used where the file does not say.
+    pub fn new(file: &File, runtime_dir: &Path, state_dir: &Path, problems: &mut Problems) -> Self {
+        let mut plan = Self {
+            runtime_dir: file.runtime_dir.clone().unwrap_or_else(|| runtime_dir.to_owned()),
+            state_dir: file.state_dir.clone().unwrap_or_else(|| state_dir.to_owned()),
+            networks: Vec::new(),
+            vms: Vec::new(),
+        };
+        if plan.runtime_dir == plan.state_dir {
+            problems.error("daemon.state_dir", "must be another directory than runtime_dir");
+        }
+        let mut names = Uses::default();
+        let mut addresses = Uses::default();
+        let mut sockets = Uses::default();
+        sockets.claim(plan.control_socket(), "the control socket", problems);
+        let control = plan.control_socket();
+        fits_a_socket(&control, "daemon.runtime_dir", problems);
+        for (name, vm) in &file.vms {
+            let path = join("vm", name);
+            names.claim(name.clone(), &path, problems);
+            if let Some(vm) = plan.vm(name, vm, file, problems) {
+                sockets.claim(vm.socket.clone(), &join(&path, "socket"), problems);
+                if let Some(mac) = vm.mac {
+                    station(mac, &join(&path, "mac"), problems);
+                    addresses.claim(mac, &join(&path, "mac"), problems);
+                }
+                plan.vms.push(vm);
+            }
+        }
+        for (name, network) in &file.networks {
+            let path = join("network", name);
+            plan.networks.extend(plan.network(name, network, &path, problems));
+            if let Some(Adapter(adapter)) = &network.host_adapter {
+                names.claim(adapter.clone(), &join(&path, "host_adapter"), problems);
+            }
+            for (index, Adapter(adapter)) in network.active.iter().flatten().enumerate() {
+                names.claim(adapter.clone(), &format!("{path}.team.active[{index}]"), problems);
+            }
+        }
+        overlaps(&plan.networks, problems);
+        unused(file, problems);
+        plan
+    }
+
+    /// Returns the path of the control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime_dir.join(CONTROL_SOCKET)
+    }
+
+    /// Returns the network with this name.
+    pub fn find_network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// Returns the VM with this name.
+    pub fn find_vm(&self, name: &str) -> Option<&Vm> {
+        self.vms.iter().find(|vm| vm.name == name)
+    }
+
+    /// Returns the uplinks with the paths at which they are named.
+    pub fn uplinks(&self) -> impl Iterator<Item = (String, &str)> {
+        self.networks.iter().filter_map(|network| {
+            let path = format!("{}.team.active[0]", join("network", &network.name));
+            Some((path, network.uplink.as_deref()?))
+        })
+    }
+
+    fn vm(&self, name: &str, vm: &config::Vm, file: &File, problems: &mut Problems) -> Option<Vm> {
+        let path = join("vm", name);
+        let socket_path = join(&path, "socket");
+        let socket = vm.socket.clone().unwrap_or_else(|| self.runtime_dir.join(format!("{name}.sock")));
+        fits_a_socket(&socket, &socket_path, problems);
+        let network = within("network", vm.network.as_deref(), &file.networks, &path, "network", problems);
+        let mut vlan = PortVlan::Untagged;
+        if let (Some(group), Some(network)) = (&vm.port_group, network) {
+            let place = format!("port group of network {:?}", vm.network.as_deref().unwrap_or_default());
+            vlan = *within("port_group", Some(group), &network.port_groups, &path, &place, problems)?;
+        }
+        Some(Vm {
+            name: name.to_owned(),
+            network: vm.network.clone().unwrap_or_default(),
+            port_group: vm.port_group.clone(),
+            vlan,
+            mac: vm.mac,
+            socket,
+            role: vm.role,
+        })
+    }
+
+    fn network(&self, name: &str, network: &config::Network, path: &str, problems: &mut Problems) -> Option<Network> {
+        let mode = mode(network, path, problems)?;
+        let mtu = network.mtu.unwrap_or(1500);
+        let subnet = network.subnet.and_then(|subnet| Subnet::new(subnet.0, network.host_adapter.is_some(), &join(path, "subnet"), problems));
+        let dhcp = match (&network.dhcp, subnet) {
+            (config::Dhcp::Off, _) | (_, None) => None,
+            (config::Dhcp::Unsaid, Some(subnet)) => Some(Dhcp::new(&config::Server::default(), subnet, mtu, name, &self.vms, path, problems)),
+            (config::Dhcp::On(server), Some(subnet)) => Some(Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems)),
+        };
+        Some(Network {
+            name: name.to_owned(),
+            mode,
+            mtu,
+            subnet,
+            host_adapter: network.host_adapter.clone().map(|Adapter(name)| name),
+            uplink: network.active.iter().flatten().map(|Adapter(name)| name.clone()).next(),
+            dhcp,
+        })
+    }
+}
+
+/// Checks that a network has what its mode needs, and nothing that it cannot have.
+fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
+    let key = |key| join(path, key);
+    let Some(mode) = network.mode else {
+        if !problems.has(&key("mode")) {
+            problems.error(key("mode"), "is missing: write \"host-only\", \"isolated\" or \"bridged\"");
+        }
+        return None;
+    };
+    let serves = matches!(network.dhcp, config::Dhcp::On(_));
+    match mode {
+        Mode::Bridged => {
+            bridged(network, path, problems);
+            if network.subnet.is_some() {
+                problems.error(key("subnet"), "a bridged network has the addresses of the LAN behind its uplink; leave the key out");
+            }
+            if network.host_adapter.is_some() {
+                let text = "a bridged network has no host adapter in this version; the host keeps its address on another adapter";
+                problems.error(key("host_adapter"), text);
+            }
+            if serves {
+                problems.error(key("dhcp"), "a bridged network is served by the DHCP server of the LAN behind its uplink; leave it out");
+            }
+        }
+        Mode::HostOnly | Mode::Isolated => {
+            if network.active.is_some() {
+                problems.error(key("team"), format!("a network that is {} has no uplink; use mode = \"bridged\"", mode.name()));
+            }
+            if network.subnet.is_none() && !problems.has(&key("subnet")) {
+                if mode == Mode::HostOnly {
+                    problems.error(key("subnet"), "is missing: a host-only network needs one, as in subnet = \"192.168.81.0/24\"");
+                } else if serves {
+                    problems.error(key("dhcp"), "needs a subnet to serve, as in subnet = \"192.168.81.0/24\"");
+                }
+            }
+        }
+    }
+    Some(mode)
+}
+
+fn bridged(network: &config::Network, path: &str, problems: &mut Problems) {
+    let team = join(path, "team");
+    let key = join(&team, "active");
+    match network.active.as_deref() {
+        None if problems.has(&team) => {}
+        None => problems.error(key, "is missing: a bridged network needs an uplink, as in active = [\"eth1\"]"),
+        Some([]) if problems.has(&key) || problems.has(&format!("{key}[0]")) => {}
+        Some([]) => problems.error(key, "is empty: a bridged network needs an uplink, as in active = [\"eth1\"]"),
+        Some([_]) => {}
+        Some(_) => problems.error(
+            key,
+            "a team of more than one uplink is not available in this version; name one, which can be a kernel bond such as \"bond0\"",
+        ),
+    }
+}
+
+/// Looks a name up where it must be found.
+fn within<'a, T>(
+    key: &str,
+    name: Option<&str>,
+    names: &'a BTreeMap<String, T>,
+    path: &str,
+    what: &str,
+    problems: &mut Problems,
+) -> Option<&'a T> {
+    let path = join(path, key);
+    let list = || names.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => {
+            let found = names.get(name);
+            if found.is_none() && !problems.has(&join(key, name)) {
+                let hint = match did_you_mean(name, names.keys().map(String::as_str)) {
+                    hint if hint.is_empty() && names.is_empty() => "; there is none at all".to_owned(),
+                    hint if hint.is_empty() => format!("; there is {}", list()),
+                    hint => hint,
+                };
+                problems.error(path, format!("there is no {what} {name:?}{hint}"));
+            }
+            found
+        }
+        None => {
+            if !problems.has(&path) {
+                problems.error(path, format!("is missing: name a {what}, one of {}", list()));
+            }
+            None
+        }
+    }
+}
+
+/// Who uses a thing that only one can use.
+struct Uses<T>(BTreeMap<T, String>);
+
+impl<T> Default for Uses<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: Ord + std::fmt::Debug> Uses<T> {
+    fn claim(&mut self, thing: T, path: &str, problems: &mut Problems) {
+        match self.0.get(&thing) {
+            Some(user) => problems.error(path, format!("{thing:?} is taken already, by {user}")),
+            None => {
+                self.0.insert(thing, path.to_owned());
+            }
+        }
+    }
+}
+
+fn station(mac: MacAddr, path: &str, problems: &mut Problems) {
+    if !mac.is_station() {
+        problems.error(path, format!("{mac} is not the address of one station: the first byte must be even, and not all bytes 0"));
+    }
+}
+
+fn fits_a_socket(socket: &Path, path: &str, problems: &mut Problems) {
+    let length = socket.as_os_str().len();
+    if length > SOCKET_PATH {
+        let text = format!("{} has {length} bytes, and a socket's path has at most {SOCKET_PATH}; use a shorter one", socket.display());
+        problems.error(path, text);
+    }
+}
+
+/// The host can have each address once only; networks that it does not take part in may repeat them.
+fn overlaps(networks: &[Network], problems: &mut Problems) {
+    let attached: Vec<_> = networks.iter().filter(|network| network.host_adapter.is_some()).collect();
+    for (index, network) in attached.iter().enumerate() {
+        for earlier in &attached[..index] {
+            if let (Some(a), Some(b)) = (network.subnet, earlier.subnet)
+                && (a.net.contains(&b.net) || b.net.contains(&a.net))
+            {
+                let text = format!("{} overlaps {} of network {:?}, and the host has an adapter in both", a.net, b.net, earlier.name);
+                problems.error(join(&join("network", &network.name), "subnet"), text);
+            }
+        }
+    }
+}
+
+fn unused(file: &File, problems: &mut Problems) {
+    let used: Vec<&str> = file.networks.values().flat_map(|network| network.active.iter().flatten()).map(|Adapter(name)| name.as_str()).collect();
+    for uplink in &file.uplinks {
+        if !used.contains(&uplink.as_str()) {
+            let hint = did_you_mean(uplink, used.iter().copied());
+            problems.warn(join("uplink", uplink), format!("no team uses this uplink{hint}"));
+        }
+    }
+}
+
+/// The name that a VM is given by DHCP when it has none: its own, where that can be a host's.
+fn hostname(vm: &str) -> Option<String> {
+    is_label(vm).then(|| vm.to_owned())
+}

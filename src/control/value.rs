@@ -1,0 +1,217 @@
+//! Single values of the configuration file, each with its own way to be wrong.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+
+/// Why a text is not what it should be; the whole sentence.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ValueError(String);
+
+/// An IPv4 address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Address(pub Ipv4Addr);
+
+impl FromStr for Address {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| ValueError(format!("{text:?} is not an IPv4 address: write four numbers, as in 192.168.81.1")))
+    }
+}
+
+/// An IPv4 subnet with no bit set behind its prefix.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Subnet(pub Ipv4Net);
+
+impl FromStr for Subnet {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let net: Ipv4Net = text
+            .parse()
+            .map_err(|_| ValueError(format!("{text:?} is not a subnet: write an address and a prefix length, as in 192.168.81.0/24")))?;
+        match net.trunc() {
+            subnet if subnet == net => Ok(Self(net)),
+            subnet => Err(ValueError(format!("{text:?} is an address within a subnet; write the subnet itself, {subnet}"))),
+        }
+    }
+}
+
+/// An inclusive range of IPv4 addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Range {
+    /// The first address.
+    pub first: Ipv4Addr,
+    /// The last address.
+    pub last: Ipv4Addr,
+}
+
+impl FromStr for Range {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ends = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        match ends {
+            Some((first, last)) if first <= last => Ok(Self { first, last }),
+            Some((first, last)) => Err(ValueError(format!("{text:?} ends before it begins; write {last}-{first}"))),
+            None => Err(ValueError(format!("{text:?} is not a range of addresses: write two, as in 192.168.81.128-192.168.81.253"))),
+        }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// A name that can stand in a path, a file and a table: of VMs, networks and port groups.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Name(pub String);
+
+impl FromStr for Name {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let letters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if letters && (1..=64).contains(&text.len()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ValueError(format!("{text:?} is not a name: use 1 to 64 letters, digits, dots, dashes and underscores (A-Z a-z 0-9 . - _)")))
+        }
+    }
+}
+
+/// The name of a network adapter, as the kernel takes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Adapter(pub String);
+
+impl FromStr for Adapter {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > 15 {
+            return Err(ValueError(format!("{text:?} is too long for an adapter: Linux takes at most 15 bytes, not {}", text.len())));
+        }
+        let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+        if letters && !matches!(text, "" | "." | "..") {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ValueError(format!("{text:?} cannot be the name of a network adapter")))
+        }
+    }
+}
+
+/// A domain name (RFC 1035, section 2.3.1), without the dot at the end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Domain(pub String);
+
+impl FromStr for Domain {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let domain = text.strip_suffix('.').unwrap_or(text);
+        if domain.len() <= 253 && domain.split('.').all(is_label) {
+            Ok(Self(domain.to_owned()))
+        } else {
+            Err(ValueError(format!("{text:?} is not a domain name: use labels of letters, digits and dashes, as in vmnet1.internal")))
+        }
+    }
+}
+
+/// Tells whether a text can be one label of a host's name.
+pub fn is_label(text: &str) -> bool {
+    let letters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    letters && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// Text of up to 255 printable ASCII characters, as a DHCP option carries it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Text(pub String);
+
+impl FromStr for Text {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ValueError("must be 1 to 255 printable ASCII characters".to_owned()))
+        }
+    }
+}
+
+/// Bytes in hexadecimal, with or without colons between them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hex(pub Vec<u8>);
+
+impl FromStr for Hex {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
+        let value = |b: u8| char::from(b).to_digit(16).and_then(|value| u8::try_from(value).ok());
+        let bytes: Option<Vec<u8>> = digits.chunks(2).map(|pair| Some(value(pair[0])? << 4 | value(*pair.get(1)?)?)).collect();
+        match bytes {
+            Some(bytes) if (1..=255).contains(&bytes.len()) => Ok(Self(bytes)),
+            _ => Err(ValueError(format!("{text:?} is not 1 to 255 bytes in hexadecimal, as in 01:04:00:00:00:2a"))),
+        }
+    }
+}
+
+/// Writes bytes in hexadecimal with colons between them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn subnets_are_written_without_host_bits() {
+        assert!("192.168.81.0/24".parse::<Subnet>().is_ok());
+        let error = "192.168.81.5/24".parse::<Subnet>().unwrap_err().to_string();
+        assert_eq!(error, "\"192.168.81.5/24\" is an address within a subnet; write the subnet itself, 192.168.81.0/24");
+    }
+
+    #[test]
+    fn ranges_go_upwards() {
+        assert_eq!("10.0.0.1 - 10.0.0.9".parse::<Range>().unwrap().to_string(), "10.0.0.1-10.0.0.9");
+        assert!("10.0.0.9-10.0.0.1".parse::<Range>().unwrap_err().to_string().ends_with("write 10.0.0.1-10.0.0.9"));
+        assert!("10.0.0.9".parse::<Range>().is_err());
+    }
+
+    #[test]
+    fn names_stay_within_what_paths_tables_and_the_kernel_take() {
+        assert!("web-1.test_A".parse::<Name>().is_ok());
+        for text in ["", "a/b", "a b", "é", &"x".repeat(65)] {
+            assert!(text.parse::<Name>().is_err(), "{text:?}");
+        }
+        assert!("enp130s0f0np0.1".parse::<Adapter>().is_ok());
+        for text in ["", "..", "a/b", "a b", "sixteen-bytes-ab"] {
+            assert!(text.parse::<Adapter>().is_err(), "{text:?}");
+        }
+        assert!("vmnet1.internal.".parse::<Domain>().is_ok());
+        for text in ["", ".", "a..b", "-a", "a_b"] {
+            assert!(text.parse::<Domain>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rendered_bytes_parse_back(bytes in proptest::collection::vec(any::<u8>(), 1..=255)) {
+            prop_assert_eq!(hex(&bytes).parse::<Hex>(), Ok(Hex(bytes)));
+        }
+
+        #[test]
+        fn any_text_is_hexadecimal_or_refused(text in ".{0,12}") {
+            let _ = text.parse::<Hex>();
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The last step of a frame: its tag and its offloads made fit for the port through which it leaves.
+//!
+//! What the receiver can finish itself stays unfinished. Where it cannot, the frame is copied into memory of our
+//! own once, and its checksum is completed or its segments are cut from there.
+
+use crate::net::drops::{DropReason, Drops};
+use crate::net::offload::{self, Capabilities};
+use crate::net::switch::Egress;
+use crate::net::vlan::TagAction;
+use crate::ports::Sent;
+use crate::ports::burst::{Burst, Frame, Segment};
+use crate::wire::virtio_net::VirtioNetHeader;
+
+/// What a port does with one frame that is fit for it.
+pub(super) trait Sink {
+    /// What the receiver can finish itself.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Sends one frame: a head of ours and a body in its sender's memory.
+    fn put(&mut self, header: VirtioNetHeader, head: &[u8], body: &[Segment]) -> Result<(), DropReason>;
+}
+
+/// Memory for frames that have to be finished here. One a port; grows to the largest frame once.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    frame: Vec<u8>,
+}
+
+/// Sends a batch through `sink`, and counts what left and what did not.
+#[inline]
+pub(super) fn send_batch<S: Sink>(
+    sink: &mut S,
+    burst: &Burst,
+    batch: &[Egress],
+    scratch: &mut Scratch,
+    drops: &mut Drops,
+) -> Sent {
+    let capabilities = sink.capabilities();
+    let frames = burst.frames();
+    let mut sent = Sent::default();
+    for egress in batch {
+        let frame = &frames[usize::from(egress.frame)];
+        let header = frame.head.offload;
+        let result = if !capabilities.take(header) {
+            send_finished(sink, capabilities, burst, frame, egress.action, scratch)
+        } else if egress.action == TagAction::Keep {
+            sink.put(header, frame.head.bytes(), burst.body(frame))
+        } else {
+            let head = frame.head.with_tag(egress.action);
+            sink.put(head.offload, head.bytes(), burst.body(frame))
+        };
+        match result {
+            Ok(()) => {
+                sent.frames += 1;
+                sent.bytes += u64::from(frame.head.frame_len);
+            }
+            Err(reason) => drops.count(reason),
+        }
+    }
+    sent
+}
+
+/// Finishes in memory of our own what the receiver cannot, and sends the result.
+#[cold]
+fn send_finished<S: Sink>(
+    sink: &mut S,
+    capabilities: Capabilities,
+    burst: &Burst,
+    frame: &Frame,
+    action: TagAction,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let head = frame.head.with_tag(action);
+    scratch.frame.clear();
+    scratch.frame.extend_from_slice(head.bytes());
+    burst.gather(burst.body(frame), &mut scratch.frame);
+    offload::finish(&mut scratch.frame, head.offload, capabilities, |header, headers, payload| {
+        if payload.is_empty() {
+            sink.put(header, headers, &[])
+        } else {
+            sink.put(header, headers, &[Segment::of(payload)])
+        }
+    })
+}

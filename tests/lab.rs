@@ -1,0 +1,232 @@
+//! The switch in a laboratory: frames in, frames out, and a clock that only the test moves.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vmlan::net::drops::DropReason;
+use vmlan::net::fdb::Fdb;
+use vmlan::net::frame::Head;
+use vmlan::net::switch::{Member, Outbox, PortId, Switch};
+use vmlan::net::vlan::{PortVlan, VlanId};
+use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
+use vmlan::wire::virtio_net::VirtioNetHeader;
+
+const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+const C: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
+const FAR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xff]);
+
+fn access(vlan: u16) -> Member {
+    Member { vlan: PortVlan::Access(VlanId::new(vlan).unwrap()), uplink: false }
+}
+
+fn untagged() -> Member {
+    Member { vlan: PortVlan::Untagged, uplink: false }
+}
+
+fn all() -> Member {
+    Member { vlan: PortVlan::All, uplink: false }
+}
+
+fn uplink() -> Member {
+    Member { vlan: PortVlan::All, uplink: true }
+}
+
+fn eth(src: MacAddr, dst: MacAddr) -> Vec<u8> {
+    emit(dst, src, ETHERTYPE_IPV4, b"payload")
+}
+
+fn tagged(src: MacAddr, dst: MacAddr, tci: u16) -> Vec<u8> {
+    let mut frame = eth(src, dst);
+    frame.splice(12..12, [0x81, 0, tci.to_be_bytes()[0], tci.to_be_bytes()[1]]);
+    frame
+}
+
+struct Lab {
+    switch: Switch,
+    names: Vec<String>,
+    now: Instant,
+    arrived: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+impl Lab {
+    fn new(ports: &[(&str, Member)]) -> Self {
+        let now = Instant::now();
+        let mut switch = Switch::new(now);
+        for (index, (_, member)) in ports.iter().enumerate() {
+            let id = PortId(u16::try_from(index).unwrap());
+            switch.add(id, *member);
+            switch.set_up(id, true);
+        }
+        let names = ports.iter().map(|(name, _)| (*name).to_owned()).collect();
+        Self { switch, names, now, arrived: BTreeMap::new() }
+    }
+
+    fn id(&self, name: &str) -> PortId {
+        let index = self.names.iter().position(|other| other == name).expect("a port of this lab");
+        PortId(u16::try_from(index).unwrap())
+    }
+
+    fn send(&mut self, port: &str, frame: &[u8]) -> Result<(), DropReason> {
+        let mut out = Outbox::default();
+        out.reserve(PortId(u16::try_from(self.names.len()).unwrap()));
+        let mut head = Head::default();
+        head.fill(frame, VirtioNetHeader::default());
+        let result = head.parse().and_then(|parsed| self.switch.forward(self.id(port), 0, parsed, &mut out));
+        out.drain(|to, batch| {
+            for egress in batch {
+                let bytes = head.with_tag(egress.action).bytes().to_vec();
+                self.arrived.entry(self.names[to.index()].clone()).or_default().push(bytes);
+            }
+        });
+        result
+    }
+
+    fn received(&mut self, port: &str) -> Vec<Vec<u8>> {
+        self.arrived.remove(port).unwrap_or_default()
+    }
+
+    /// Which ports got something since the last look.
+    fn reached(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.arrived).into_keys().collect()
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.switch.set_now(self.now);
+        self.switch.handle_timeout(self.now);
+    }
+}
+
+#[test]
+fn a_learned_address_is_forgotten_after_the_ageing_time() {
+    let mut lab = Lab::new(&[("a", access(10)), ("b", access(10)), ("c", access(10))]);
+    lab.send("b", &eth(B, MacAddr::BROADCAST)).unwrap();
+    assert_eq!(lab.reached(), ["a", "c"]);
+
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["b"], "a known address is not flooded");
+
+    lab.advance(Fdb::AGEING);
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["b", "c"], "a forgotten one is");
+}
+
+#[test]
+fn an_address_that_moves_is_followed_at_once() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("c", untagged())]);
+    lab.send("b", &eth(B, A)).unwrap();
+    lab.send("a", &eth(A, B)).unwrap();
+    lab.reached();
+    lab.send("c", &eth(B, A)).unwrap();
+    assert_eq!(lab.reached(), ["a"]);
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["c"]);
+}
+
+#[test]
+fn a_frame_stays_in_its_vlan_whatever_the_port() {
+    let ports = [("ten", access(10)), ("ten2", access(10)), ("twenty", access(20)), ("plain", untagged()), ("all", all()), ("up", uplink())];
+    let mut lab = Lab::new(&ports);
+    for (from, frame, expected) in [
+        ("ten", eth(A, MacAddr::BROADCAST), vec!["all", "ten2", "up"]),
+        ("twenty", eth(A, MacAddr::BROADCAST), vec!["all", "up"]),
+        ("plain", eth(A, MacAddr::BROADCAST), vec!["all", "up"]),
+        ("all", eth(A, MacAddr::BROADCAST), vec!["plain", "up"]),
+        ("all", tagged(A, MacAddr::BROADCAST, 10), vec!["ten", "ten2", "up"]),
+        ("up", tagged(FAR, MacAddr::BROADCAST, 20), vec!["all", "twenty"]),
+        ("up", tagged(FAR, MacAddr::BROADCAST, 0), vec!["all", "plain"]),
+        ("up", tagged(FAR, MacAddr::BROADCAST, 30), vec!["all"]),
+    ] {
+        lab.send(from, &frame).unwrap();
+        assert_eq!(lab.reached(), expected, "{from}");
+    }
+    for (from, frame) in [
+        ("ten", tagged(A, MacAddr::BROADCAST, 10)),
+        ("ten", tagged(A, MacAddr::BROADCAST, 20)),
+        ("plain", tagged(A, MacAddr::BROADCAST, 10)),
+        ("all", tagged(A, MacAddr::BROADCAST, 4095)),
+    ] {
+        assert_eq!(lab.send(from, &frame), Err(DropReason::VlanNotAllowed), "{from}");
+        assert!(lab.reached().is_empty());
+    }
+}
+
+#[test]
+fn a_tag_is_put_on_towards_the_uplink_and_taken_off_towards_the_guest() {
+    let mut lab = Lab::new(&[("ten", access(10)), ("up", uplink())]);
+    lab.send("ten", &eth(A, FAR)).unwrap();
+    assert_eq!(lab.received("up"), [tagged(A, FAR, 10)]);
+    lab.send("up", &tagged(FAR, A, 0x600a)).unwrap();
+    assert_eq!(lab.received("ten"), [eth(FAR, A)]);
+}
+
+#[test]
+fn the_same_address_in_two_vlans_is_two_stations() {
+    let mut lab = Lab::new(&[("ten", access(10)), ("twenty", access(20)), ("up", uplink())]);
+    lab.send("ten", &eth(A, FAR)).unwrap();
+    lab.send("twenty", &eth(A, FAR)).unwrap();
+    lab.reached();
+    lab.send("up", &tagged(FAR, A, 10)).unwrap();
+    assert_eq!(lab.reached(), ["ten"]);
+    lab.send("up", &tagged(FAR, A, 20)).unwrap();
+    assert_eq!(lab.reached(), ["twenty"]);
+}
+
+#[test]
+fn nothing_goes_from_uplink_to_uplink_and_the_outside_is_not_learned() {
+    let mut lab = Lab::new(&[("a", untagged()), ("up", uplink()), ("up2", uplink())]);
+    lab.send("up", &eth(FAR, MacAddr::BROADCAST)).unwrap();
+    assert_eq!(lab.reached(), ["a"]);
+    assert_eq!(lab.send("up", &eth(FAR, B)), Err(DropReason::UnknownUnicast));
+    lab.send("a", &eth(A, FAR)).unwrap();
+    assert_eq!(lab.reached(), ["up", "up2"]);
+    assert_eq!(lab.switch.fdb_rows().len(), 1, "only the guest's address is in the table");
+}
+
+#[test]
+fn a_frame_of_this_side_that_comes_back_from_outside_is_dropped() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
+    lab.send("a", &eth(A, MacAddr::BROADCAST)).unwrap();
+    lab.reached();
+    assert_eq!(lab.send("up", &eth(A, MacAddr::BROADCAST)), Err(DropReason::Reflected));
+    let a = lab.id("a");
+    lab.switch.set_up(a, false);
+    assert_eq!(lab.send("up", &eth(A, MacAddr::BROADCAST)), Ok(()), "it moved away");
+}
+
+#[test]
+fn a_fixed_address_is_served_before_it_speaks_and_cannot_be_taken() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("c", untagged()), ("up", uplink())]);
+    let a = lab.id("a");
+    lab.switch.fix(a, A);
+    lab.send("up", &eth(FAR, A)).unwrap();
+    assert_eq!(lab.reached(), ["a"]);
+    assert_eq!(lab.send("b", &eth(A, C)), Err(DropReason::SourceConflict));
+    lab.switch.set_up(a, false);
+    assert_eq!(lab.send("up", &eth(FAR, A)), Err(DropReason::PortDown));
+}
+
+#[test]
+fn implausible_frames_teach_nothing_and_go_nowhere() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged())]);
+    assert_eq!(lab.send("a", &eth(MacAddr::BROADCAST, B)), Err(DropReason::BadSource));
+    assert_eq!(lab.send("a", &eth(MacAddr::ZERO, B)), Err(DropReason::BadSource));
+    assert_eq!(lab.send("a", &tagged(A, B, 10)), Err(DropReason::VlanNotAllowed));
+    assert_eq!(lab.send("a", &eth(A, B)[..13]), Err(DropReason::Runt));
+    assert!(lab.switch.fdb_rows().is_empty());
+    assert!(lab.reached().is_empty());
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.send("a", &eth(B, A)), Err(DropReason::SamePort));
+}
+
+#[test]
+fn a_port_that_is_down_gets_nothing() {
+    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("c", untagged())]);
+    lab.send("b", &eth(B, MacAddr::BROADCAST)).unwrap();
+    let b = lab.id("b");
+    lab.switch.set_up(b, false);
+    lab.reached();
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["c"], "its address was forgotten with its link");
+}
