@@ -407,9 +407,10 @@ in_guest() {
     local name=$1 mark=$BASHPID.$RANDOM$RANDOM
     shift
     tell "$name" "$mark ${*//$'\n'/ }"
-    wait_for_line "$name" "^>>$mark "
+    # The full stop tells a whole line from one that is still being written.
+    wait_for_line "$name" "^>>$mark [0-9]*\.$"
     sed -n "/^<<$mark\$/,/^>>$mark /{//!p}" "$work/$name.out" | sed '$d'
-    return "$(sed -n "s/^>>$mark //p" "$work/$name.out")"
+    return "$(sed -n "s/^>>$mark \([0-9]*\)\.$/\1/p" "$work/$name.out")"
 }
 
 # wait_guest NAME: until the guest has ended; returns the exit status of its job.

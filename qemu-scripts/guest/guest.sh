@@ -52,7 +52,7 @@ serve() {
         [ "$mark" != BYE ] || return 0
         echo "<<$mark"
         (eval "$command") </dev/null 2>&1
-        printf '\n>>%s %s\n' "$mark" "$?"
+        printf '\n>>%s %s.\n' "$mark" "$?"
     done
 }
 
