@@ -1,4 +1,5 @@
 //! The switch in a laboratory: frames in, frames out, and a clock that only the test moves.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,19 +18,31 @@ const C: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
 const FAR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xff]);
 
 fn access(vlan: u16) -> Member {
-    Member { vlan: PortVlan::Access(VlanId::new(vlan).unwrap()), uplink: false }
+    Member {
+        vlan: PortVlan::Access(VlanId::new(vlan).unwrap()),
+        uplink: false,
+    }
 }
 
 fn untagged() -> Member {
-    Member { vlan: PortVlan::Untagged, uplink: false }
+    Member {
+        vlan: PortVlan::Untagged,
+        uplink: false,
+    }
 }
 
 fn all() -> Member {
-    Member { vlan: PortVlan::All, uplink: false }
+    Member {
+        vlan: PortVlan::All,
+        uplink: false,
+    }
 }
 
 fn uplink() -> Member {
-    Member { vlan: PortVlan::All, uplink: true }
+    Member {
+        vlan: PortVlan::All,
+        uplink: true,
+    }
 }
 
 fn eth(src: MacAddr, dst: MacAddr) -> Vec<u8> {
@@ -38,7 +51,10 @@ fn eth(src: MacAddr, dst: MacAddr) -> Vec<u8> {
 
 fn tagged(src: MacAddr, dst: MacAddr, tci: u16) -> Vec<u8> {
     let mut frame = eth(src, dst);
-    frame.splice(12..12, [0x81, 0, tci.to_be_bytes()[0], tci.to_be_bytes()[1]]);
+    frame.splice(
+        12..12,
+        [0x81, 0, tci.to_be_bytes()[0], tci.to_be_bytes()[1]],
+    );
     frame
 }
 
@@ -59,11 +75,20 @@ impl Lab {
             switch.set_up(id, true);
         }
         let names = ports.iter().map(|(name, _)| (*name).to_owned()).collect();
-        Self { switch, names, now, arrived: BTreeMap::new() }
+        Self {
+            switch,
+            names,
+            now,
+            arrived: BTreeMap::new(),
+        }
     }
 
     fn id(&self, name: &str) -> PortId {
-        let index = self.names.iter().position(|other| other == name).expect("a port of this lab");
+        let index = self
+            .names
+            .iter()
+            .position(|other| other == name)
+            .expect("a port of this lab");
         PortId(u16::try_from(index).unwrap())
     }
 
@@ -72,11 +97,16 @@ impl Lab {
         out.reserve(PortId(u16::try_from(self.names.len()).unwrap()));
         let mut head = Head::default();
         head.fill(frame, VirtioNetHeader::default());
-        let result = head.parse().and_then(|parsed| self.switch.forward(self.id(port), 0, parsed, &mut out));
+        let result = head
+            .parse()
+            .and_then(|parsed| self.switch.forward(self.id(port), 0, parsed, &mut out));
         out.drain(|to, batch| {
             for egress in batch {
                 let bytes = head.with_tag(egress.action).bytes().to_vec();
-                self.arrived.entry(self.names[to.index()].clone()).or_default().push(bytes);
+                self.arrived
+                    .entry(self.names[to.index()].clone())
+                    .or_default()
+                    .push(bytes);
             }
         });
         result
@@ -126,16 +156,35 @@ fn an_address_that_moves_is_followed_at_once() {
 
 #[test]
 fn a_frame_stays_in_its_vlan_whatever_the_port() {
-    let ports = [("ten", access(10)), ("ten2", access(10)), ("twenty", access(20)), ("plain", untagged()), ("all", all()), ("up", uplink())];
+    let ports = [
+        ("ten", access(10)),
+        ("ten2", access(10)),
+        ("twenty", access(20)),
+        ("plain", untagged()),
+        ("all", all()),
+        ("up", uplink()),
+    ];
     let mut lab = Lab::new(&ports);
     for (from, frame, expected) in [
         ("ten", eth(A, MacAddr::BROADCAST), vec!["all", "ten2", "up"]),
         ("twenty", eth(A, MacAddr::BROADCAST), vec!["all", "up"]),
         ("plain", eth(A, MacAddr::BROADCAST), vec!["all", "up"]),
         ("all", eth(A, MacAddr::BROADCAST), vec!["plain", "up"]),
-        ("all", tagged(A, MacAddr::BROADCAST, 10), vec!["ten", "ten2", "up"]),
-        ("up", tagged(FAR, MacAddr::BROADCAST, 20), vec!["all", "twenty"]),
-        ("up", tagged(FAR, MacAddr::BROADCAST, 0), vec!["all", "plain"]),
+        (
+            "all",
+            tagged(A, MacAddr::BROADCAST, 10),
+            vec!["ten", "ten2", "up"],
+        ),
+        (
+            "up",
+            tagged(FAR, MacAddr::BROADCAST, 20),
+            vec!["all", "twenty"],
+        ),
+        (
+            "up",
+            tagged(FAR, MacAddr::BROADCAST, 0),
+            vec!["all", "plain"],
+        ),
         ("up", tagged(FAR, MacAddr::BROADCAST, 30), vec!["all"]),
     ] {
         lab.send(from, &frame).unwrap();
@@ -147,7 +196,11 @@ fn a_frame_stays_in_its_vlan_whatever_the_port() {
         ("plain", tagged(A, MacAddr::BROADCAST, 10)),
         ("all", tagged(A, MacAddr::BROADCAST, 4095)),
     ] {
-        assert_eq!(lab.send(from, &frame), Err(DropReason::VlanNotAllowed), "{from}");
+        assert_eq!(
+            lab.send(from, &frame),
+            Err(DropReason::VlanNotAllowed),
+            "{from}"
+        );
         assert!(lab.reached().is_empty());
     }
 }
@@ -163,7 +216,11 @@ fn a_tag_is_put_on_towards_the_uplink_and_taken_off_towards_the_guest() {
 
 #[test]
 fn the_same_address_in_two_vlans_is_two_stations() {
-    let mut lab = Lab::new(&[("ten", access(10)), ("twenty", access(20)), ("up", uplink())]);
+    let mut lab = Lab::new(&[
+        ("ten", access(10)),
+        ("twenty", access(20)),
+        ("up", uplink()),
+    ]);
     lab.send("ten", &eth(A, FAR)).unwrap();
     lab.send("twenty", &eth(A, FAR)).unwrap();
     lab.reached();
@@ -178,10 +235,17 @@ fn nothing_goes_from_uplink_to_uplink_and_the_outside_is_not_learned() {
     let mut lab = Lab::new(&[("a", untagged()), ("up", uplink()), ("up2", uplink())]);
     lab.send("up", &eth(FAR, MacAddr::BROADCAST)).unwrap();
     assert_eq!(lab.reached(), ["a"]);
-    assert_eq!(lab.send("up", &eth(FAR, B)), Err(DropReason::UnknownUnicast));
+    assert_eq!(
+        lab.send("up", &eth(FAR, B)),
+        Err(DropReason::UnknownUnicast)
+    );
     lab.send("a", &eth(A, FAR)).unwrap();
     assert_eq!(lab.reached(), ["up", "up2"]);
-    assert_eq!(lab.switch.fdb_rows().len(), 1, "only the guest's address is in the table");
+    assert_eq!(
+        lab.switch.fdb_rows().len(),
+        1,
+        "only the guest's address is in the table"
+    );
 }
 
 #[test]
@@ -189,15 +253,27 @@ fn a_frame_of_this_side_that_comes_back_from_outside_is_dropped() {
     let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
     lab.send("a", &eth(A, MacAddr::BROADCAST)).unwrap();
     lab.reached();
-    assert_eq!(lab.send("up", &eth(A, MacAddr::BROADCAST)), Err(DropReason::Reflected));
+    assert_eq!(
+        lab.send("up", &eth(A, MacAddr::BROADCAST)),
+        Err(DropReason::Reflected)
+    );
     let a = lab.id("a");
     lab.switch.set_up(a, false);
-    assert_eq!(lab.send("up", &eth(A, MacAddr::BROADCAST)), Ok(()), "it moved away");
+    assert_eq!(
+        lab.send("up", &eth(A, MacAddr::BROADCAST)),
+        Ok(()),
+        "it moved away"
+    );
 }
 
 #[test]
 fn a_fixed_address_is_served_before_it_speaks_and_cannot_be_taken() {
-    let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("c", untagged()), ("up", uplink())]);
+    let mut lab = Lab::new(&[
+        ("a", untagged()),
+        ("b", untagged()),
+        ("c", untagged()),
+        ("up", uplink()),
+    ]);
     let a = lab.id("a");
     lab.switch.fix(a, A);
     lab.send("up", &eth(FAR, A)).unwrap();
@@ -210,9 +286,18 @@ fn a_fixed_address_is_served_before_it_speaks_and_cannot_be_taken() {
 #[test]
 fn implausible_frames_teach_nothing_and_go_nowhere() {
     let mut lab = Lab::new(&[("a", untagged()), ("b", untagged())]);
-    assert_eq!(lab.send("a", &eth(MacAddr::BROADCAST, B)), Err(DropReason::BadSource));
-    assert_eq!(lab.send("a", &eth(MacAddr::ZERO, B)), Err(DropReason::BadSource));
-    assert_eq!(lab.send("a", &tagged(A, B, 10)), Err(DropReason::VlanNotAllowed));
+    assert_eq!(
+        lab.send("a", &eth(MacAddr::BROADCAST, B)),
+        Err(DropReason::BadSource)
+    );
+    assert_eq!(
+        lab.send("a", &eth(MacAddr::ZERO, B)),
+        Err(DropReason::BadSource)
+    );
+    assert_eq!(
+        lab.send("a", &tagged(A, B, 10)),
+        Err(DropReason::VlanNotAllowed)
+    );
     assert_eq!(lab.send("a", &eth(A, B)[..13]), Err(DropReason::Runt));
     assert!(lab.switch.fdb_rows().is_empty());
     assert!(lab.reached().is_empty());
@@ -228,5 +313,9 @@ fn a_port_that_is_down_gets_nothing() {
     lab.switch.set_up(b, false);
     lab.reached();
     lab.send("a", &eth(A, B)).unwrap();
-    assert_eq!(lab.reached(), ["c"], "its address was forgotten with its link");
+    assert_eq!(
+        lab.reached(),
+        ["c"],
+        "its address was forgotten with its link"
+    );
 }

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Router;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use serde::Serialize;
 
 use crate::control::plan::Plan;
 use crate::control::show;
@@ -57,7 +59,12 @@ impl Socket {
             Ok(()) | Err(_) => {}
         }
         let listener = UnixListener::bind(&new)?;
-        let socket = Self { path: path.to_owned(), new, listener, published: false };
+        let socket = Self {
+            path: path.to_owned(),
+            new,
+            listener,
+            published: false,
+        };
         std::fs::set_permissions(&socket.new, std::fs::Permissions::from_mode(0o660))?;
         socket.listener.set_nonblocking(true)?;
         Ok(socket)
@@ -87,7 +94,11 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let path = if self.published { &self.path } else { &self.new };
+        let path = if self.published {
+            &self.path
+        } else {
+            &self.new
+        };
         let _ = std::fs::remove_file(path);
     }
 }
@@ -95,21 +106,67 @@ impl Drop for Socket {
 fn router(source: Arc<Source>) -> Router {
     let [status, ports, fdb, leases] = ENDPOINTS;
     Router::new()
-        .route(status, get(|State(source): State<Arc<Source>>| async move {
-            Json(show::status(&source.plan, &source.engine.snapshot(), source.since.elapsed()))
-        }))
-        .route(ports, get(|State(source): State<Arc<Source>>| async move {
-            Json(show::ports(&source.plan, &source.engine.snapshot()))
-        }))
-        .route(fdb, get(|State(source): State<Arc<Source>>| async move { Json(show::fdb(&source.engine.snapshot())) }))
-        .route(leases, get(|State(source): State<Arc<Source>>| async move { Json(show::leases(&source.engine.snapshot())) }))
+        .route(
+            status,
+            get(|State(source): State<Arc<Source>>| async move {
+                json(
+                    StatusCode::OK,
+                    &show::status(
+                        &source.plan,
+                        &source.engine.snapshot(),
+                        source.since.elapsed(),
+                    ),
+                )
+            }),
+        )
+        .route(
+            ports,
+            get(|State(source): State<Arc<Source>>| async move {
+                json(
+                    StatusCode::OK,
+                    &show::ports(&source.plan, &source.engine.snapshot()),
+                )
+            }),
+        )
+        .route(
+            fdb,
+            get(|State(source): State<Arc<Source>>| async move {
+                json(StatusCode::OK, &show::fdb(&source.engine.snapshot()))
+            }),
+        )
+        .route(
+            leases,
+            get(|State(source): State<Arc<Source>>| async move {
+                json(StatusCode::OK, &show::leases(&source.engine.snapshot()))
+            }),
+        )
         .fallback(|uri: Uri| async move {
-            refuse(StatusCode::NOT_FOUND, &format!("there is no {}; there is {}", uri.path(), ENDPOINTS.join(", ")))
+            refuse(
+                StatusCode::NOT_FOUND,
+                &format!(
+                    "there is no {}; there is {}",
+                    uri.path(),
+                    ENDPOINTS.join(", ")
+                ),
+            )
         })
-        .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "this can only be read: use GET") })
+        .method_not_allowed_fallback(|| async {
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this can only be read: use GET",
+            )
+        })
         .with_state(source)
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
-    (status, Json(serde_json::json!({ "error": error }))).into_response()
+    json(status, &serde_json::json!({ "error": error }))
+}
+
+/// Answers in the form that people can read too: the client prints it as it is.
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => (status, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }

@@ -55,25 +55,48 @@ impl Launch {
     /// Says how to launch a VM of the plan.
     pub fn new(plan: &Plan, vm: &Vm, vmm: Vmm, macs: &Macs) -> Self {
         let mac = macs.vm(&vm.name).to_string();
-        let mtu = plan.find_network(&vm.network).map_or(1500, |network| network.mtu);
+        let mtu = plan
+            .find_network(&vm.network)
+            .map_or(1500, |network| network.mtu);
         let socket = vm.socket.display().to_string();
         let (args, xml, note) = match vmm {
-            Vmm::Qemu => (qemu(&vm.name, &socket, vm.role, &mac, mtu), None, "the guest's memory, -m, must have the size of mem0; change both together"),
+            Vmm::Qemu => (
+                qemu(&vm.name, &socket, vm.role, &mac, mtu),
+                None,
+                "the guest's memory, -m, must have the size of mem0; change both together",
+            ),
             Vmm::CloudHypervisor => (
                 cloud_hypervisor(&socket, vm.role, &mac, mtu),
                 None,
                 "the size of the memory is free; shared=on is not",
             ),
-            Vmm::Libvirt => (Vec::new(), Some(libvirt(&socket, vm.role, &mac, mtu)), "the domain needs the memoryBacking element too"),
+            Vmm::Libvirt => (
+                Vec::new(),
+                Some(libvirt(&socket, vm.role, &mac, mtu)),
+                "the domain needs the memoryBacking element too",
+            ),
         };
-        Self { vm: vm.name.clone(), vmm: vmm.name(), socket, mac, args, xml, note }
+        Self {
+            vm: vm.name.clone(),
+            vmm: vmm.name(),
+            socket,
+            mac,
+            args,
+            xml,
+            note,
+        }
     }
 
     /// Returns the arguments as a shell takes them, or the element.
     pub fn text(&self) -> String {
         match &self.xml {
             Some(xml) => xml.clone(),
-            None => self.args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "),
+            None => self
+                .args
+                .iter()
+                .map(|arg| quoted(arg))
+                .collect::<Vec<_>>()
+                .join(" "),
         }
     }
 }
@@ -86,7 +109,11 @@ fn qemu(name: &str, socket: &str, role: Role, mac: &str, mtu: u16) -> Vec<String
         Role::Client => "server=on,wait=off",
     };
     // Identifiers of QEMU begin with a letter and hold letters, digits, dashes, dots and underscores: any name of ours fits behind a prefix.
-    let mtu = if mtu == 1500 { String::new() } else { format!(",host_mtu={mtu}") };
+    let mtu = if mtu == 1500 {
+        String::new()
+    } else {
+        format!(",host_mtu={mtu}")
+    };
     [
         "-m",
         "1G",
@@ -111,11 +138,24 @@ fn cloud_hypervisor(socket: &str, role: Role, mac: &str, mtu: u16) -> Vec<String
         Role::Server => "client",
         Role::Client => "server",
     };
-    let socket = if socket.contains(',') { format!("\"{socket}\"") } else { socket.to_owned() };
-    let mtu = if mtu == 1500 { String::new() } else { format!(",mtu={mtu}") };
-    ["--memory", "size=1G,shared=on", "--net", &format!("vhost_user=true,socket={socket},mac={mac},vhost_mode={side}{mtu}")]
-        .map(str::to_owned)
-        .to_vec()
+    let socket = if socket.contains(',') {
+        format!("\"{socket}\"")
+    } else {
+        socket.to_owned()
+    };
+    let mtu = if mtu == 1500 {
+        String::new()
+    } else {
+        format!(",mtu={mtu}")
+    };
+    [
+        "--memory",
+        "size=1G,shared=on",
+        "--net",
+        &format!("vhost_user=true,socket={socket},mac={mac},vhost_mode={side}{mtu}"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 fn libvirt(socket: &str, role: Role, mac: &str, mtu: u16) -> String {
@@ -124,9 +164,20 @@ fn libvirt(socket: &str, role: Role, mac: &str, mtu: u16) -> String {
         Role::Server => ("client", "\n    <reconnect enabled='yes' timeout='1'/>\n  "),
         Role::Client => ("server", ""),
     };
-    let source = format!("<source type='unix' path='{}' mode='{side}'", escaped(socket));
-    let source = if reconnect.is_empty() { format!("{source}/>") } else { format!("{source}>{reconnect}</source>") };
-    let mtu = if mtu == 1500 { String::new() } else { format!("\n  <mtu size='{mtu}'/>") };
+    let source = format!(
+        "<source type='unix' path='{}' mode='{side}'",
+        escaped(socket)
+    );
+    let source = if reconnect.is_empty() {
+        format!("{source}/>")
+    } else {
+        format!("{source}>{reconnect}</source>")
+    };
+    let mtu = if mtu == 1500 {
+        String::new()
+    } else {
+        format!("\n  <mtu size='{mtu}'/>")
+    };
     format!(
         "<!-- the domain needs shared memory:\n     \
          <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking> -->\n\
@@ -135,13 +186,22 @@ fn libvirt(socket: &str, role: Role, mac: &str, mtu: u16) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('\'', "&apos;")
 }
 
 /// Quotes a word for a POSIX shell where it needs it.
 fn quoted(word: &str) -> String {
-    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.,=/:+@%".contains(&b));
-    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    let plain = !word.is_empty()
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.,=/:+@%".contains(&b));
+    if plain {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +210,14 @@ mod tests {
 
     #[test]
     fn commas_in_paths_are_not_ends_of_values() {
-        assert!(qemu("a", "/x,y/a.sock", Role::Server, "m", 1500)[7].contains("path=/x,,y/a.sock,reconnect=1"));
-        assert!(cloud_hypervisor("/x,y/a.sock", Role::Server, "m", 1500)[3].contains("socket=\"/x,y/a.sock\","));
+        assert!(
+            qemu("a", "/x,y/a.sock", Role::Server, "m", 1500)[7]
+                .contains("path=/x,,y/a.sock,reconnect=1")
+        );
+        assert!(
+            cloud_hypervisor("/x,y/a.sock", Role::Server, "m", 1500)[3]
+                .contains("socket=\"/x,y/a.sock\",")
+        );
     }
 
     #[test]

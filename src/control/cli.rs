@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::control::args::{Launch, Vmm};
 use crate::control::client::{self, ClientError};
@@ -130,10 +130,15 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "vmlan: {error:#}");
+            let _ = writeln!(io::stderr(), "vmlan: {}", chain(&error));
             match error.downcast_ref::<ClientError>() {
                 Some(ClientError::Absent(_)) => ExitCode::from(3),
-                Some(ClientError::Denied(_) | ClientError::Broken { .. } | ClientError::Refused { .. }) | None => ExitCode::FAILURE,
+                Some(
+                    ClientError::Denied(_)
+                    | ClientError::Broken { .. }
+                    | ClientError::Refused { .. },
+                )
+                | None => ExitCode::FAILURE,
             }
         }
     }
@@ -151,14 +156,25 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             daemon::run(plan, &mut io::stdout())?;
         }
         Command::Check { file, json } => return check(file.as_deref(), json),
-        Command::Args { vm, vmm, source, json } => args(&vm, vmm, source, json)?,
+        Command::Args {
+            vm,
+            vmm,
+            source,
+            json,
+        } => args(&vm, vmm, source, json)?,
         Command::Status(show) => show.print("/v1/status", render::status)?,
-        Command::Ports(show) => show.print("/v1/ports", |ports: &Vec<show::Port>| render::ports(ports))?,
-        Command::Fdb(show) => show.print("/v1/fdb", |addresses: &Vec<show::Address>| render::fdb(addresses))?,
-        Command::Leases { show, format } => show.print("/v1/leases", |leases: &Vec<show::Lease>| match format {
-            Some(LeaseFormat::Dnsmasq) => render::dnsmasq(leases),
-            Some(LeaseFormat::Table) | None => render::leases(leases),
+        Command::Ports(show) => {
+            show.print("/v1/ports", |ports: &Vec<show::Port>| render::ports(ports))?
+        }
+        Command::Fdb(show) => show.print("/v1/fdb", |addresses: &Vec<show::Address>| {
+            render::fdb(addresses)
         })?,
+        Command::Leases { show, format } => {
+            show.print("/v1/leases", |leases: &Vec<show::Lease>| match format {
+                Some(LeaseFormat::Dnsmasq) => render::dnsmasq(leases),
+                Some(LeaseFormat::Table) | None => render::leases(leases),
+            })?
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
@@ -180,12 +196,24 @@ impl ConfigArgs {
 }
 
 impl ShowArgs {
-    fn print<T: DeserializeOwned>(&self, endpoint: &str, render: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    fn print<T: DeserializeOwned>(
+        &self,
+        endpoint: &str,
+        render: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
         let answer = client::get(&self.control_socket()?, endpoint)?;
-        let unreadable = || format!("cannot read the daemon's answer to {endpoint}: is it of another version than {}?", env!("CARGO_PKG_VERSION"));
+        let unreadable = || {
+            format!(
+                "cannot read the daemon's answer to {endpoint}: is it of another version than {}?",
+                env!("CARGO_PKG_VERSION")
+            )
+        };
         if self.json {
-            let value: Value = serde_json::from_slice(&answer).with_context(unreadable)?;
-            return print(&serde_json::to_string_pretty(&value)?);
+            return print(
+                std::str::from_utf8(&answer)
+                    .with_context(unreadable)?
+                    .trim_end(),
+            );
         }
         let value = serde_json::from_slice(&answer).with_context(unreadable)?;
         match render(&value) {
@@ -208,7 +236,10 @@ fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     let plan = planned(&file, &mut problems);
     for (path, uplink) in plan.uplinks() {
         if !daemon::adapter_exists(uplink) {
-            problems.warn(path, format!("this machine has no network adapter named {uplink:?}"));
+            problems.warn(
+                path,
+                format!("this machine has no network adapter named {uplink:?}"),
+            );
         }
     }
     let (errors, warnings) = (problems.errors(), problems.warnings());
@@ -218,17 +249,28 @@ fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     } else {
         let mut text = listed(&name, &problems);
         text += &match errors.len() {
-            0 => format!("{name} is in order: {}, {}", counted(plan.networks.len(), "network"), counted(plan.vms.len(), "VM")),
+            0 => format!(
+                "{name} is in order: {}, {}",
+                counted(plan.networks.len(), "network"),
+                counted(plan.vms.len(), "VM")
+            ),
             count => summary(count, &name),
         };
         print(&text)?;
     }
-    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
     // Without a file, a guest exists only because `run --vm` named it, so naming it here is enough.
-    let named = source.vms.iter().any(|vm| vm.split('=').next() == Some(name));
+    let named = source
+        .vms
+        .iter()
+        .any(|vm| vm.split('=').next() == Some(name));
     if source.config.is_none() && !named {
         source.vms.push(name.to_owned());
     }
@@ -253,12 +295,19 @@ fn read(path: Option<&Path>) -> anyhow::Result<(String, File, Problems)> {
         None => ("the embedded default".to_owned(), EMBEDDED.to_owned()),
         Some(path) if path == Path::new("-") => {
             let mut text = String::new();
-            io::stdin().read_to_string(&mut text).context("cannot read the configuration from standard input")?;
+            io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read the configuration from standard input")?;
             ("standard input".to_owned(), text)
         }
         Some(path) => {
             let read = std::fs::read_to_string(path);
-            (path.display().to_string(), read.with_context(|| format!("cannot read the configuration file {}", path.display()))?)
+            (
+                path.display().to_string(),
+                read.with_context(|| {
+                    format!("cannot read the configuration file {}", path.display())
+                })?,
+            )
         }
     };
     let mut problems = Problems::default();
@@ -267,7 +316,12 @@ fn read(path: Option<&Path>) -> anyhow::Result<(String, File, Problems)> {
 }
 
 fn planned(file: &File, problems: &mut Problems) -> Plan {
-    Plan::new(file, &directory::default_runtime(), &directory::default_state(), problems)
+    Plan::new(
+        file,
+        &directory::default_runtime(),
+        &directory::default_state(),
+        problems,
+    )
 }
 
 fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Result<Plan> {
@@ -276,16 +330,26 @@ fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Resul
         return Ok(plan);
     }
     let count = problems.errors().len();
-    Err(Unfit { name: name.to_owned(), list: format!("cannot use {name}: because\n{}", listed(name, problems)), count }.into())
+    Err(Unfit {
+        name: name.to_owned(),
+        list: format!("cannot use {name}: because\n{}", listed(name, problems)),
+        count,
+    }
+    .into())
 }
 
 /// Every problem and warning on a line of its own.
 fn listed(name: &str, problems: &Problems) -> String {
-    let place = |line: Option<usize>| line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    let place =
+        |line: Option<usize>| line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
     let errors = problems.errors();
     let warnings = problems.warnings();
-    let errors = errors.iter().map(|problem| format!("{}: {problem}\n", place(problem.line)));
-    let warnings = warnings.iter().map(|problem| format!("{}: warning: {problem}\n", place(problem.line)));
+    let errors = errors
+        .iter()
+        .map(|problem| format!("{}: {problem}\n", place(problem.line)));
+    let warnings = warnings
+        .iter()
+        .map(|problem| format!("{}: warning: {problem}\n", place(problem.line)));
     errors.chain(warnings).collect()
 }
 
@@ -306,15 +370,41 @@ fn manual(out: &mut impl Write) -> io::Result<()> {
     let man = |command: clap::Command| {
         let mut section = Vec::new();
         let man = clap_mangen::Man::new(command.clone());
-        writeln!(section, ".SH \"{}\"", command.get_bin_name().unwrap_or_default().to_uppercase())?;
+        writeln!(
+            section,
+            ".SH \"{}\"",
+            command.get_bin_name().unwrap_or_default().to_uppercase()
+        )?;
         man.render_description_section(&mut section)?;
         man.render_options_section(&mut section)?;
-        io::Result::Ok(String::from_utf8_lossy(&section).replace(".SH DESCRIPTION\n", "").replace(".SH OPTIONS\n", ".PP\n"))
+        io::Result::Ok(
+            String::from_utf8_lossy(&section)
+                .replace(".SH DESCRIPTION\n", "")
+                .replace(".SH OPTIONS\n", ".PP\n"),
+        )
     };
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+    for command in command
+        .get_subcommands()
+        .filter(|command| command.get_name() != "help")
+    {
         page.extend(man(command.clone())?.into_bytes());
     }
     out.write_all(&page)
+}
+
+/// An error and its causes, each once: many say what caused them in their own sentence.
+fn chain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .fold(error.to_string(), |text, cause| {
+            let cause = cause.to_string();
+            if text.contains(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        })
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -324,7 +414,9 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn log(verbose: u8) -> anyhow::Result<()> {
@@ -336,7 +428,11 @@ fn log(verbose: u8) -> anyhow::Result<()> {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .finish();
     tracing::subscriber::set_global_default(subscriber).context("cannot log")?;
     tracing_log::LogTracer::init().context("cannot log")
 }
@@ -351,11 +447,32 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        let source = io::Error::other("no space");
+        let path = PathBuf::from("/x");
+        let error = directory::DirectoryError::Create {
+            path,
+            key: "state_dir",
+            source,
+        };
+        let error = anyhow::Error::from(error).context("cannot start");
+        let text = "cannot start: cannot create the directory /x: no space; set daemon.state_dir to one that you may write to";
+        assert_eq!(chain(&error), text);
+    }
+
+    #[test]
     fn the_manual_has_every_command_and_flag() {
         let mut page = Vec::new();
         manual(&mut page).unwrap();
         let page = String::from_utf8(page).unwrap().replace("\\-", "-");
-        for word in ["VMLAN RUN", "VMLAN LEASES", "--config", "--format", "--socket", "dnsmasq"] {
+        for word in [
+            "VMLAN RUN",
+            "VMLAN LEASES",
+            "--config",
+            "--format",
+            "--socket",
+            "dnsmasq",
+        ] {
             assert!(page.contains(word), "{word} is missing in\n{page}");
         }
     }
@@ -366,6 +483,12 @@ mod tests {
         file.add_guest("web1", &mut problems);
         let plan = planned(&file, &mut problems);
         assert_eq!(problems.errors(), []);
-        assert_eq!((plan.networks[0].host_adapter.as_deref(), plan.vms[0].network.as_str()), (None, "vmnet1"));
+        assert_eq!(
+            (
+                plan.networks[0].host_adapter.as_deref(),
+                plan.vms[0].network.as_str()
+            ),
+            (None, "vmnet1")
+        );
     }
 }

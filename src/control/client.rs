@@ -20,10 +20,14 @@ const LIMIT: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("cannot reach the daemon: nobody listens on {0}; start it with `vmlan run`, or name its socket with --socket or its file with --config")]
+    #[error(
+        "cannot reach the daemon: nobody listens on {0}; start it with `vmlan run`, or name its socket with --socket or its file with --config"
+    )]
     Absent(PathBuf),
     /// This user may not ask.
-    #[error("cannot reach the daemon: permission to use {0} is denied; run this as the daemon's user, or as a member of its group")]
+    #[error(
+        "cannot reach the daemon: permission to use {0} is denied; run this as the daemon's user, or as a member of its group"
+    )]
     Denied(PathBuf),
     /// The daemon is there but does not answer.
     #[error("cannot ask the daemon on {path} for {endpoint}: {reason}")]
@@ -56,25 +60,51 @@ struct Refusal {
 ///
 /// There is no daemon, or it does not answer as it should.
 pub fn get(socket: &Path, endpoint: &str) -> Result<Bytes, ClientError> {
-    let broken = |reason: String| ClientError::Broken { path: socket.to_owned(), endpoint: endpoint.to_owned(), reason };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| broken(error.to_string()))?;
+    let broken = |reason: String| ClientError::Broken {
+        path: socket.to_owned(),
+        endpoint: endpoint.to_owned(),
+        reason,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| broken(error.to_string()))?;
     let answer = runtime.block_on(async {
         let answer = tokio::time::timeout(PATIENCE, ask(socket, endpoint)).await;
-        answer.unwrap_or_else(|_| Err(Failure::Exchange(format!("no answer within {} seconds", PATIENCE.as_secs()))))
+        answer.unwrap_or_else(|_| {
+            Err(Failure::Exchange(format!(
+                "no answer within {} seconds",
+                PATIENCE.as_secs()
+            )))
+        })
     });
     match answer {
         Ok((StatusCode::OK, body)) => Ok(body),
         Ok((status, body)) => {
-            let error = serde_json::from_slice(&body).map_or_else(|_| status.to_string(), |Refusal { error }| error);
-            Err(ClientError::Refused { endpoint: endpoint.to_owned(), error })
+            let error = serde_json::from_slice(&body)
+                .map_or_else(|_| status.to_string(), |Refusal { error }| error);
+            Err(ClientError::Refused {
+                endpoint: endpoint.to_owned(),
+                error,
+            })
         }
-        Err(Failure::Connect(error)) => Err(match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => ClientError::Absent(socket.to_owned()),
-            io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
-            _ => broken(error.to_string()),
-        }),
+        Err(Failure::Connect(error)) if is_absent(&error) => {
+            Err(ClientError::Absent(socket.to_owned()))
+        }
+        Err(Failure::Connect(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ClientError::Denied(socket.to_owned()))
+        }
+        Err(Failure::Connect(error)) => Err(broken(error.to_string())),
         Err(Failure::Exchange(reason)) => Err(broken(reason)),
     }
+}
+
+/// Whether nobody listens there, as against somebody who cannot be reached.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+    )
 }
 
 enum Failure {
@@ -89,15 +119,24 @@ impl From<hyper::Error> for Failure {
 }
 
 async fn ask(socket: &Path, endpoint: &str) -> Result<(StatusCode, Bytes), Failure> {
-    let stream = UnixStream::connect(socket).await.map_err(Failure::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(endpoint).header("host", "vmlan").body(Empty::<Bytes>::new());
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(Failure::Connect)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(endpoint)
+        .header("host", "vmlan")
+        .body(Empty::<Bytes>::new());
     let request = request.map_err(|error| Failure::Exchange(error.to_string()))?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LIMIT).collect().await;
-        Ok((status, body.map_err(|error| Failure::Exchange(error.to_string()))?.to_bytes()))
+        Ok((
+            status,
+            body.map_err(|error| Failure::Exchange(error.to_string()))?
+                .to_bytes(),
+        ))
     };
     tokio::pin!(connection);
     tokio::select! {

@@ -163,26 +163,42 @@ pub struct Vm {
 impl File {
     /// Reads a file, and notes all that is wrong with it.
     pub fn read(text: &str, problems: &mut Problems) -> Self {
-        let Some(mut root) = crate::control::syntax::read(text, problems) else { return Self::default() };
+        let Some(mut root) = crate::control::syntax::read(text, problems) else {
+            return Self::default();
+        };
         let mut file = Self::default();
         if let Some(mut daemon) = root.section("daemon", problems) {
             file.runtime_dir = path(&mut daemon, "runtime_dir", problems);
             file.state_dir = path(&mut daemon, "state_dir", problems);
-            daemon.unavailable("metrics", "use `vmlan status --json`, or leave the key out", problems);
-            single(&mut daemon, "workers", "one worker carries every network", problems);
+            daemon.unavailable(
+                "metrics",
+                "use `vmlan status --json`, or leave the key out",
+                problems,
+            );
+            single(
+                &mut daemon,
+                "workers",
+                "one worker carries every network",
+                problems,
+            );
             daemon.finish(problems);
         }
         for (name, section) in root.named("uplink", problems) {
             uplink(section, problems);
-            file.uplinks.extend(checked(name, "uplink", problems, |Adapter(name)| name));
+            file.uplinks
+                .extend(checked(name, "uplink", problems, |Adapter(name)| name));
         }
         for (name, section) in root.named("network", problems) {
             let network = Network::read(section, problems);
-            file.networks.extend(checked(name, "network", problems, |Name(name)| (name, network)));
+            file.networks
+                .extend(checked(name, "network", problems, |Name(name)| {
+                    (name, network)
+                }));
         }
         for (name, section) in root.named("vm", problems) {
             let vm = Vm::read(section, problems);
-            file.vms.extend(checked(name, "vm", problems, |Name(name)| (name, vm)));
+            file.vms
+                .extend(checked(name, "vm", problems, |Name(name)| (name, vm)));
         }
         root.finish(problems);
         file
@@ -191,16 +207,31 @@ impl File {
     /// Adds a guest that was named on the command line as `NAME` or `NAME=NETWORK`.
     pub fn add_guest(&mut self, guest: &str, problems: &mut Problems) {
         let path = format!("--vm {guest}");
-        let (name, network) = guest.split_once('=').map_or((guest, None), |(name, network)| (name, Some(network)));
-        let Some(Name(name)) = parse(name, &path, problems) else { return };
+        let (name, network) = guest
+            .split_once('=')
+            .map_or((guest, None), |(name, network)| (name, Some(network)));
+        let Some(Name(name)) = parse(name, &path, problems) else {
+            return;
+        };
         if self.vms.contains_key(&name) {
             problems.error(path, format!("there is a VM {name:?} already"));
             return;
         }
-        let only = if self.networks.len() == 1 { self.networks.keys().next() } else { None };
-        let usual = self.networks.keys().find(|network| *network == "vmnet1").or(only);
+        let only = if self.networks.len() == 1 {
+            self.networks.keys().next()
+        } else {
+            None
+        };
+        let usual = self
+            .networks
+            .keys()
+            .find(|network| *network == "vmnet1")
+            .or(only);
         let Some(network) = network.map(str::to_owned).or_else(|| usual.cloned()) else {
-            problems.error(path, format!("say which network it is in, as in --vm {name}=NETWORK"));
+            problems.error(
+                path,
+                format!("say which network it is in, as in --vm {name}=NETWORK"),
+            );
             return;
         };
         if !self.networks.contains_key(&network) {
@@ -208,7 +239,13 @@ impl File {
             problems.error(path, format!("there is no network {network:?}{hint}"));
             return;
         }
-        self.vms.insert(name, Vm { network: Some(network), ..Vm::default() });
+        self.vms.insert(
+            name,
+            Vm {
+                network: Some(network),
+                ..Vm::default()
+            },
+        );
     }
 }
 
@@ -224,20 +261,44 @@ impl Network {
         };
         if let Some(mut team) = section.section("team", problems) {
             network.active = Some(team.list("active", problems).unwrap_or_default());
-            team.unavailable("standby", "name one uplink in `active`; a kernel bond such as \"bond0\" can be it", problems);
-            for key in ["load_balancing", "failure_detection", "notify_switches", "failback", "explicit"] {
-                team.unavailable(key, "a team has one uplink and needs no policy; leave the key out", problems);
+            team.unavailable(
+                "standby",
+                "name one uplink in `active`; a kernel bond such as \"bond0\" can be it",
+                problems,
+            );
+            for key in [
+                "load_balancing",
+                "failure_detection",
+                "notify_switches",
+                "failback",
+                "explicit",
+            ] {
+                team.unavailable(
+                    key,
+                    "a team has one uplink and needs no policy; leave the key out",
+                    problems,
+                );
             }
             team.finish(problems);
         }
         let groups = section.path("port_group");
         for (name, section) in section.named("port_group", problems) {
             let vlan = port_group(section, problems);
-            network.port_groups.extend(checked(name, &groups, problems, |Name(name)| (name, vlan)));
+            network
+                .port_groups
+                .extend(checked(name, &groups, problems, |Name(name)| (name, vlan)));
         }
         network.dhcp = dhcp(&mut section, problems);
-        section.unavailable("nat", "guests reach the outside through a bridged network", problems);
-        section.unavailable("forward", "guests of a bridged network are reached directly", problems);
+        section.unavailable(
+            "nat",
+            "guests reach the outside through a bridged network",
+            problems,
+        );
+        section.unavailable(
+            "forward",
+            "guests of a bridged network are reached directly",
+            problems,
+        );
         section.finish(problems);
         network
     }
@@ -250,9 +311,21 @@ impl Vm {
             port_group: section.text("port_group", problems),
             mac: section.parsed::<MacAddr>("mac", problems),
             socket: path(&mut section, "socket", problems),
-            role: word(&mut section, "role", &[("server", Role::Server), ("client", Role::Client)], problems).unwrap_or_default(),
+            role: word(
+                &mut section,
+                "role",
+                &[("server", Role::Server), ("client", Role::Client)],
+                &[],
+                problems,
+            )
+            .unwrap_or_default(),
         };
-        single(&mut section, "queues", "each guest has one pair of queues", problems);
+        single(
+            &mut section,
+            "queues",
+            "each guest has one pair of queues",
+            problems,
+        );
         section.finish(problems);
         vm
     }
@@ -278,9 +351,13 @@ impl Server {
             next_server: section.parsed("next_server", problems),
             tftp_server: section.parsed("tftp_server", problems),
             boot_file: section.parsed("boot_file", problems),
-            identity: word(&mut section, "identity", &identities, problems),
+            identity: word(&mut section, "identity", &identities, &[], problems),
             options: crate::control::options::read(&mut section, problems),
-            reservations: section.array("reservation", problems).into_iter().map(|entry| Reservation::read(entry, problems)).collect(),
+            reservations: section
+                .array("reservation", problems)
+                .into_iter()
+                .map(|entry| Reservation::read(entry, problems))
+                .collect(),
         };
         section.finish(problems);
         server
@@ -301,19 +378,28 @@ impl Reservation {
 }
 
 fn mode(section: &mut Section, problems: &mut Problems) -> Option<Mode> {
-    let modes = [("host-only", Some(Mode::HostOnly)), ("isolated", Some(Mode::Isolated)), ("bridged", Some(Mode::Bridged)), ("nat", None)];
-    let mode = word(section, "mode", &modes, problems)?;
-    if mode.is_none() {
-        let instead = "use \"bridged\" to reach the outside, or \"host-only\"";
-        problems.error(section.path("mode"), format!("\"nat\" {}", not_available(instead)));
-    }
-    mode
+    let modes = [Mode::HostOnly, Mode::Isolated, Mode::Bridged].map(|mode| (mode.name(), mode));
+    word(
+        section,
+        "mode",
+        &modes,
+        &[(
+            "nat",
+            "use \"bridged\" to reach the outside, or \"host-only\"",
+        )],
+        problems,
+    )
 }
 
 fn uplink(mut section: Section, problems: &mut Problems) {
-    if word(&mut section, "driver", &[("auto", true), ("af_packet", true), ("af_xdp", false)], problems) == Some(false) {
-        problems.error(section.path("driver"), format!("\"af_xdp\" {}", not_available("use \"auto\" or \"af_packet\"")));
-    }
+    // Both mean AF_PACKET, which is all there is.
+    word(
+        &mut section,
+        "driver",
+        &[("auto", ()), ("af_packet", ())],
+        &[("af_xdp", "use \"auto\" or \"af_packet\"")],
+        problems,
+    );
     section.finish(problems);
 }
 
@@ -332,7 +418,13 @@ fn port_group(mut section: Section, problems: &mut Problems) -> PortVlan {
         },
         Some(Value::String(word)) if word == "all" => PortVlan::All,
         Some(Value::Table(_)) => {
-            problems.error(path, format!("a trunk of chosen VLANs {}", not_available("use \"all\", or one port group for each VLAN")));
+            problems.error(
+                path,
+                format!(
+                    "a trunk of chosen VLANs {}",
+                    not_available("use \"all\", or one port group for each VLAN")
+                ),
+            );
             PortVlan::Untagged
         }
         Some(value) => {
@@ -340,10 +432,26 @@ fn port_group(mut section: Section, problems: &mut Problems) -> PortVlan {
             PortVlan::Untagged
         }
     };
-    section.unavailable("security", "every port is allowed promiscuous mode and its own choice of address; leave the table out", problems);
-    section.unavailable("shaping", "limit the rate in the guest or the VMM", problems);
-    section.unavailable("team", "the network's team applies; leave the table out", problems);
-    section.unavailable("dhcp", "the DHCP server of the LAN behind the uplink serves its VLANs", problems);
+    section.unavailable(
+        "security",
+        "every port is allowed promiscuous mode and its own choice of address; leave the table out",
+        problems,
+    );
+    section.unavailable(
+        "shaping",
+        "limit the rate in the guest or the VMM",
+        problems,
+    );
+    section.unavailable(
+        "team",
+        "the network's team applies; leave the table out",
+        problems,
+    );
+    section.unavailable(
+        "dhcp",
+        "the DHCP server of the LAN behind the uplink serves its VLANs",
+        problems,
+    );
     section.finish(problems);
     vlan
 }
@@ -354,7 +462,9 @@ fn dhcp(section: &mut Section, problems: &mut Problems) -> Dhcp {
         None => Dhcp::Unsaid,
         Some(Value::Boolean(false)) => Dhcp::Off,
         Some(Value::Boolean(true)) => Dhcp::On(Box::default()),
-        Some(Value::Table(table)) => Dhcp::On(Box::new(Server::read(Section::new(path, table), problems))),
+        Some(Value::Table(table)) => {
+            Dhcp::On(Box::new(Server::read(Section::new(path, table), problems)))
+        }
         Some(_) => {
             problems.error(path, "must be false or a table");
             Dhcp::Unsaid
@@ -367,7 +477,10 @@ fn routes(section: &mut Section, problems: &mut Problems) -> Vec<(Subnet, Addres
     for mut route in section.array("routes", problems) {
         for key in ["to", "via"] {
             if !route.has(key) {
-                problems.error(route.path(key), "is missing; a route is { to = \"10.0.0.0/8\", via = \"192.168.81.1\" }");
+                problems.error(
+                    route.path(key),
+                    "is missing; a route is { to = \"10.0.0.0/8\", via = \"192.168.81.1\" }",
+                );
             }
         }
         let (to, via) = (route.parsed("to", problems), route.parsed("via", problems));
@@ -377,16 +490,34 @@ fn routes(section: &mut Section, problems: &mut Problems) -> Vec<(Subnet, Addres
     routes
 }
 
-/// Takes a word out of a list of those that mean something.
-fn word<T: Copy>(section: &mut Section, key: &'static str, words: &[(&str, T)], problems: &mut Problems) -> Option<T> {
+/// Takes a word out of a list of those that mean something; others mean something in a later version.
+fn word<T: Copy>(
+    section: &mut Section,
+    key: &'static str,
+    words: &[(&str, T)],
+    later: &[(&str, &str)],
+    problems: &mut Problems,
+) -> Option<T> {
     let text = section.text(key, problems)?;
-    let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
-    if found.is_none() {
-        let all = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-        let hint = did_you_mean(&text, words.iter().map(|(word, _)| *word));
-        problems.error(section.path(key), format!("{text:?} is not one of {all}{hint}"));
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*meaning);
     }
-    found
+    let explanation = match later.iter().find(|(word, _)| *word == text) {
+        Some((_, instead)) => not_available(instead),
+        None => {
+            let all = words
+                .iter()
+                .map(|(word, _)| format!("{word:?}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            format!(
+                "is not one of {all}{}",
+                did_you_mean(&text, words.iter().map(|(word, _)| *word))
+            )
+        }
+    };
+    problems.error(section.path(key), format!("{text:?} {explanation}"));
+    None
 }
 
 /// Takes an absolute path.
@@ -395,18 +526,35 @@ fn path(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
     if path.is_absolute() {
         return Some(path);
     }
-    problems.error(section.path(key), format!("{path:?} is not an absolute path: begin it with /"));
+    problems.error(
+        section.path(key),
+        format!("{path:?} is not an absolute path: begin it with /"),
+    );
     None
 }
 
 /// Takes a count that can only be one in this version.
 fn single(section: &mut Section, key: &'static str, instead: &str, problems: &mut Problems) {
-    if section.number(key, 1_u16..=1024, problems).is_some_and(|count| count > 1) {
-        problems.error(section.path(key), format!("more than one {}", not_available(&format!("{instead}; write 1 or leave the key out"))));
+    if section
+        .number(key, 1_u16..=1024, problems)
+        .is_some_and(|count| count > 1)
+    {
+        problems.error(
+            section.path(key),
+            format!(
+                "more than one {}",
+                not_available(&format!("{instead}; write 1 or leave the key out"))
+            ),
+        );
     }
 }
 
 /// Checks the name of a table, and gives what belongs to it if it is one.
-fn checked<N: std::str::FromStr<Err: std::fmt::Display>, T>(name: String, parent: &str, problems: &mut Problems, make: impl FnOnce(N) -> T) -> Option<T> {
+fn checked<N: std::str::FromStr<Err: std::fmt::Display>, T>(
+    name: String,
+    parent: &str,
+    problems: &mut Problems,
+    make: impl FnOnce(N) -> T,
+) -> Option<T> {
     parse(&name, &join(parent, &name), problems).map(make)
 }

@@ -27,14 +27,23 @@ use crate::ports::guest::Role;
 /// Something could not be had, and nothing was left behind; or the control socket broke.
 pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     for (path, uplink) in plan.uplinks() {
-        anyhow::ensure!(adapter_exists(uplink), "{path}: there is no network adapter named {uplink:?}; `ip link` lists those there are");
+        anyhow::ensure!(
+            adapter_exists(uplink),
+            "{path}: there is no network adapter named {uplink:?}; `ip link` lists those there are"
+        );
     }
     let start = "cannot start the daemon";
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(start)?;
     // From here on a signal is not lost, and does not end the process half-way up.
     let mut signals = {
         let _context = runtime.enter();
-        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? }
+        Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        }
     };
     let _runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
@@ -54,7 +63,11 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             return Err(error).context(start);
         }
     };
-    let source = Arc::new(Source { plan, engine, since: Instant::now() });
+    let source = Arc::new(Source {
+        plan,
+        engine,
+        since: Instant::now(),
+    });
     let result = socket.publish().with_context(listen).and_then(|()| {
         announce(&source.plan, &macs, stdout)?;
         notify(&[NotifyState::Ready]);
@@ -107,10 +120,18 @@ fn announce(plan: &Plan, macs: &Macs, stdout: &mut impl Write) -> anyhow::Result
             Role::Client => "connects to",
         };
         let launch = Launch::new(plan, vm, Vmm::Qemu, macs);
-        text += &format!("{} ({}) {listens} {}\n  {}\n", vm.name, vm.network, vm.socket.display(), launch.text());
+        text += &format!(
+            "{} ({}) {listens} {}\n  {}\n",
+            vm.name,
+            vm.network,
+            vm.socket.display(),
+            launch.text()
+        );
     }
     text += "ready\n";
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
     match written {
         // Whoever started the daemon does not listen; the guests do not mind.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

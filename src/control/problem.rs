@@ -53,7 +53,11 @@ impl Problems {
 
     /// Notes that the file cannot be read as TOML at this line.
     pub fn syntax(&mut self, line: usize, text: String) {
-        self.errors.push(Problem { path: String::new(), line: Some(line), text });
+        self.errors.push(Problem {
+            path: String::new(),
+            line: Some(line),
+            text,
+        });
     }
 
     /// Tells whether something is wrong with what is written at `path`, so that nothing is to be concluded from it.
@@ -101,9 +105,20 @@ fn in_order(problems: &[Problem]) -> Vec<Problem> {
 
 /// Appends a key to a path, quoted where TOML would want it quoted.
 pub fn join(path: &str, key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    let key = if bare { key.to_owned() } else { format!("{key:?}") };
-    if path.is_empty() { key } else { format!("{path}.{key}") }
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let key = if bare {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    };
+    if path.is_empty() {
+        key
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 /// Returns `; did you mean …?` for the candidate that is nearest to what was typed, or nothing if none is near.
@@ -113,12 +128,17 @@ pub fn did_you_mean<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a st
         .map(|candidate| (distance(typed, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(typed.len()) / 4)
         .min()
-        .map_or_else(String::new, |(_, candidate)| format!("; did you mean {candidate:?}?"))
+        .map_or_else(String::new, |(_, candidate)| {
+            format!("; did you mean {candidate:?}?")
+        })
 }
 
 /// The number of letters to insert, delete, replace or swap with their neighbour to get from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let (a, b): (Vec<char>, Vec<char>) = (
+        a.to_lowercase().chars().collect(),
+        b.to_lowercase().chars().collect(),
+    );
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for i in 1..=a.len() {
         let mut row = vec![i];
@@ -141,8 +161,14 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_offered_and_a_distant_one_is_not() {
-        assert_eq!(did_you_mean("subnt", ["mode", "subnet", "mtu"]), "; did you mean \"subnet\"?");
-        assert_eq!(did_you_mean("vmnte1", ["vmnet1", "vmnet8"]), "; did you mean \"vmnet1\"?");
+        assert_eq!(
+            did_you_mean("subnt", ["mode", "subnet", "mtu"]),
+            "; did you mean \"subnet\"?"
+        );
+        assert_eq!(
+            did_you_mean("vmnte1", ["vmnet1", "vmnet8"]),
+            "; did you mean \"vmnet1\"?"
+        );
         assert_eq!(did_you_mean("colour", ["mode", "subnet", "mtu"]), "");
         assert_eq!(did_you_mean("x", []), "");
     }
@@ -153,7 +179,10 @@ mod tests {
         problems.locate("network.vmnet1".into(), 7);
         problems.error("network.vmnet1.dhcp.reservation[0].ip", "is missing");
         problems.error("vm.web1", "is odd");
-        assert_eq!(problems.errors().iter().map(|p| p.line).collect::<Vec<_>>(), [Some(7), None]);
+        assert_eq!(
+            problems.errors().iter().map(|p| p.line).collect::<Vec<_>>(),
+            [Some(7), None]
+        );
     }
 
     #[test]

@@ -7,7 +7,11 @@ use crate::control::timestamp;
 
 /// Draws everything at a glance.
 pub fn status(status: &Status) -> String {
-    let mut parts = vec![format!("vmlan {}, up for {}", status.version, uptime(status.uptime_s))];
+    let mut parts = vec![format!(
+        "vmlan {}, up for {}",
+        status.version,
+        uptime(status.uptime_s)
+    )];
     parts.push(networks(&status.networks, &status.ports, &status.leases));
     if !status.ports.is_empty() {
         parts.push(ports(&status.ports));
@@ -15,7 +19,12 @@ pub fn status(status: &Status) -> String {
     if !status.teams.is_empty() {
         parts.push(teams(&status.teams));
     }
-    let advisories = status.networks.iter().flat_map(|network| network.advisories.iter().map(move |text| format!("! {}: {text}", network.name)));
+    let advisories = status.networks.iter().flat_map(|network| {
+        network
+            .advisories
+            .iter()
+            .map(move |text| format!("! {}: {text}", network.name))
+    });
     let advisories: Vec<_> = advisories.collect();
     if !advisories.is_empty() {
         parts.push(advisories.join("\n"));
@@ -25,7 +34,9 @@ pub fn status(status: &Status) -> String {
 
 /// Draws the ports.
 pub fn ports(ports: &[Port]) -> String {
-    let mut table = table(&["PORT", "NETWORK", "GROUP", "KIND", "STATE", "MAC", "IN", "OUT", "DROPS"]);
+    let mut table = table(&[
+        "PORT", "NETWORK", "GROUP", "KIND", "STATE", "MAC", "IN", "OUT", "DROPS",
+    ]);
     for port in ports {
         table.add_row([
             port.name.clone(),
@@ -40,16 +51,38 @@ pub fn ports(ports: &[Port]) -> String {
         ]);
     }
     right(&mut table, &[6, 7, 8]);
-    finished(&table)
+    let mut text = finished(&table);
+    for port in ports.iter().filter(|port| !port.drops.is_empty()) {
+        let drops = port
+            .drops
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        text += &format!("\n  {} dropped {drops}", port.name);
+    }
+    text
 }
 
 /// Draws the forwarding tables.
 pub fn fdb(addresses: &[Address]) -> String {
     let mut table = table(&["NETWORK", "VLAN", "MAC", "PORT", "AGE"]);
     for address in addresses {
-        let vlan = if address.vlan == 0 { "-".to_owned() } else { address.vlan.to_string() };
-        let age = address.age_s.map_or_else(|| "fixed".to_owned(), |age| format!("{age} s"));
-        table.add_row([address.network.clone(), vlan, address.mac.clone(), address.port.clone(), age]);
+        let vlan = if address.vlan == 0 {
+            "-".to_owned()
+        } else {
+            address.vlan.to_string()
+        };
+        let age = address
+            .age_s
+            .map_or_else(|| "fixed".to_owned(), |age| format!("{age} s"));
+        table.add_row([
+            address.network.clone(),
+            vlan,
+            address.mac.clone(),
+            address.port.clone(),
+            age,
+        ]);
     }
     right(&mut table, &[1, 4]);
     finished(&table)
@@ -75,7 +108,13 @@ pub fn dnsmasq(leases: &[Lease]) -> String {
     let or_star = |text: &Option<String>| text.clone().unwrap_or_else(|| "*".to_owned());
     let line = |lease: &Lease| {
         let expires = timestamp::parse(&lease.expires).map_or(0, timestamp::seconds);
-        format!("{expires} {} {} {} {}", lease.mac, lease.ip, or_star(&lease.hostname), or_star(&lease.client_id))
+        format!(
+            "{expires} {} {} {} {}",
+            lease.mac,
+            lease.ip,
+            or_star(&lease.hostname),
+            or_star(&lease.client_id)
+        )
     };
     leases.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -83,9 +122,15 @@ pub fn dnsmasq(leases: &[Lease]) -> String {
 fn networks(networks: &[Network], ports: &[Port], leases: &[Lease]) -> String {
     let mut table = table(&["NETWORK", "MODE", "SUBNET", "MTU", "GUESTS UP", "LEASES"]);
     for network in networks {
-        let guests: Vec<_> = ports.iter().filter(|port| port.network == network.name && port.kind == "guest").collect();
+        let guests: Vec<_> = ports
+            .iter()
+            .filter(|port| port.network == network.name && port.kind == "guest")
+            .collect();
         let up = guests.iter().filter(|port| port.state == "up").count();
-        let leases = leases.iter().filter(|lease| lease.network == network.name).count();
+        let leases = leases
+            .iter()
+            .filter(|lease| lease.network == network.name)
+            .count();
         table.add_row([
             network.name.clone(),
             network.mode.clone(),
@@ -104,7 +149,14 @@ fn teams(teams: &[Team]) -> String {
     for team in teams {
         for uplink in &team.uplinks {
             let in_use = if uplink.in_use { "yes" } else { "no" };
-            table.add_row([&team.network, &team.load_balancing, &uplink.name, &uplink.link, &uplink.role, in_use]);
+            table.add_row([
+                &team.network,
+                &team.load_balancing,
+                &uplink.name,
+                &uplink.link,
+                &uplink.role,
+                in_use,
+            ]);
         }
     }
     finished(&table)
@@ -112,7 +164,10 @@ fn teams(teams: &[Team]) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().copied());
     table
 }
 
@@ -125,7 +180,16 @@ fn right(table: &mut Table, columns: &[usize]) {
 }
 
 fn finished(table: &Table) -> String {
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| {
+            line.strip_prefix(' ')
+                .unwrap_or(&line)
+                .trim_end()
+                .to_owned()
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn or_dash(text: Option<&str>) -> String {
@@ -134,14 +198,25 @@ fn or_dash(text: Option<&str>) -> String {
 
 /// A count in at most six characters, rounded down.
 fn count(count: u64) -> String {
-    let units = [("T", 1_000_000_000_000), ("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)];
+    let units = [
+        ("T", 1_000_000_000_000),
+        ("G", 1_000_000_000),
+        ("M", 1_000_000),
+        ("k", 1_000),
+    ];
     match units.into_iter().find(|(_, unit)| count >= *unit) {
-        Some((name, unit)) if count >= 10_000 => format!("{}.{}{name}", count / unit, count % unit * 10 / unit),
+        Some((name, unit)) if count >= 10_000 => {
+            format!("{}.{}{name}", count / unit, count % unit * 10 / unit)
+        }
         Some(_) | None => count.to_string(),
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time that ran is not negative, and casts saturate")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time that ran is not negative, and casts saturate"
+)]
 fn uptime(seconds: f64) -> String {
     let seconds = seconds as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -173,7 +248,10 @@ mod tests {
             ingress_bytes: 0,
             egress_frames: 999,
             egress_bytes: 0,
-            drops: BTreeMap::from([("vlan_not_allowed".to_owned(), 2), ("no_buffer".to_owned(), 3)]),
+            drops: BTreeMap::from([
+                ("vlan_not_allowed".to_owned(), 2),
+                ("no_buffer".to_owned(), 3),
+            ]),
         }
     }
 
@@ -197,13 +275,22 @@ mod tests {
             mtu: 1500,
             advisories: vec!["the DHCP pool is exhausted".to_owned()],
         };
-        let uplink = super::super::show::Uplink { name: "eth1".to_owned(), link: "up".to_owned(), role: "active".to_owned(), in_use: true };
+        let uplink = super::super::show::Uplink {
+            name: "eth1".to_owned(),
+            link: "up".to_owned(),
+            role: "active".to_owned(),
+            in_use: true,
+        };
         let all = Status {
             version: "0.1.0".to_owned(),
             uptime_s: 4_000.5,
             networks: vec![network],
             ports: vec![port("web1"), port("db")],
-            teams: vec![Team { network: "vmnet0".to_owned(), load_balancing: "port-id".to_owned(), uplinks: vec![uplink] }],
+            teams: vec![Team {
+                network: "vmnet0".to_owned(),
+                load_balancing: "port-id".to_owned(),
+                uplinks: vec![uplink],
+            }],
             leases: vec![lease(None)],
         };
         let text = status(&all);
@@ -216,6 +303,8 @@ vmnet1   host-only  192.168.81.0/24  1500     0 of 2       1
 PORT  NETWORK  GROUP  KIND   STATE      MAC                   IN  OUT  DROPS
 web1  vmnet1   -      guest  connected  52:54:00:12:34:56  12.3M  999      5
 db    vmnet1   -      guest  connected  52:54:00:12:34:56  12.3M  999      5
+  web1 dropped 3 no_buffer, 2 vlan_not_allowed
+  db dropped 3 no_buffer, 2 vlan_not_allowed
 
 TEAM OF  BALANCING  UPLINK  LINK  ROLE    IN USE
 vmnet0   port-id    eth1    up    active  yes
@@ -235,6 +324,9 @@ vmnet0   port-id    eth1    up    active  yes
 
     #[test]
     fn counts_stay_short() {
-        assert_eq!([0, 9_999, 10_000, 12_345_678, u64::MAX].map(count), ["0", "9999", "10.0k", "12.3M", "18446744.0T"]);
+        assert_eq!(
+            [0, 9_999, 10_000, 12_345_678, u64::MAX].map(count),
+            ["0", "9999", "10.0k", "12.3M", "18446744.0T"]
+        );
     }
 }

@@ -23,7 +23,11 @@ pub struct Section {
 impl Section {
     /// Begins to read the table at `path`.
     pub fn new(path: String, table: Table) -> Self {
-        Self { path, table, known: Vec::new() }
+        Self {
+            path,
+            table,
+            known: Vec::new(),
+        }
     }
 
     /// Returns the path of the key in this table.
@@ -44,14 +48,17 @@ impl Section {
 
     /// Takes a string.
     pub fn text(&mut self, key: &'static str, problems: &mut Problems) -> Option<String> {
-        self.take(key, "a string", problems, |value| match value {
-            Value::String(text) => Some(text),
-            _ => None,
+        self.take(key, "a string", problems, |value| {
+            value.as_str().map(str::to_owned)
         })
     }
 
     /// Takes a string that means something.
-    pub fn parsed<T: FromStr<Err: Display>>(&mut self, key: &'static str, problems: &mut Problems) -> Option<T> {
+    pub fn parsed<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<T> {
         let text = self.text(key, problems)?;
         parse(&text, &self.path(key), problems)
     }
@@ -63,30 +70,42 @@ impl Section {
         range: RangeInclusive<T>,
         problems: &mut Problems,
     ) -> Option<T> {
-        let number = self.take(key, "a whole number", problems, |value| match value {
-            Value::Integer(number) => Some(number),
-            _ => None,
-        })?;
-        let fitting = T::try_from(number).ok().filter(|number| range.contains(number));
+        let number = self.take(key, "a whole number", problems, |value| value.as_integer())?;
+        let fitting = T::try_from(number)
+            .ok()
+            .filter(|number| range.contains(number));
         if fitting.is_none() {
-            problems.error(self.path(key), format!("{number} is not between {} and {}", range.start(), range.end()));
+            problems.error(
+                self.path(key),
+                format!(
+                    "{number} is not between {} and {}",
+                    range.start(),
+                    range.end()
+                ),
+            );
         }
         fitting
     }
 
     /// Takes a list of strings that mean something; a single string is a list of one.
-    pub fn list<T: FromStr<Err: Display>>(&mut self, key: &'static str, problems: &mut Problems) -> Option<Vec<T>> {
-        let values = match self.value(key)? {
-            Value::Array(values) => values,
-            value => vec![value],
+    pub fn list<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Vec<T>> {
+        let value = self.value(key)?;
+        let values = match value.as_array() {
+            Some(values) => values.clone(),
+            None => vec![value],
         };
         let path = self.path(key);
         let mut list = Vec::new();
         for (index, value) in values.into_iter().enumerate() {
             let path = format!("{path}[{index}]");
-            match value {
-                Value::String(text) => list.extend(parse(&text, &path, problems)),
-                value => problems.error(path, format!("must be a string, not {}", kind(&value))),
+            if let Value::String(text) = &value {
+                list.extend(parse(text, &path, problems));
+            } else {
+                problems.error(path, format!("must be a string, not {}", kind(&value)));
             }
         }
         Some(list)
@@ -94,22 +113,22 @@ impl Section {
 
     /// Takes a table.
     pub fn section(&mut self, key: &'static str, problems: &mut Problems) -> Option<Self> {
-        let table = self.take(key, "a table", problems, |value| match value {
-            Value::Table(table) => Some(table),
-            _ => None,
-        })?;
+        let table = self.take(key, "a table", problems, |value| value.as_table().cloned())?;
         Some(Self::new(self.path(key), table))
     }
 
     /// Takes a table of tables, each with its name.
     pub fn named(&mut self, key: &'static str, problems: &mut Problems) -> Vec<(String, Self)> {
-        let Some(section) = self.section(key, problems) else { return Vec::new() };
+        let Some(section) = self.section(key, problems) else {
+            return Vec::new();
+        };
         let mut named = Vec::new();
         for (name, value) in section.table {
             let path = join(&section.path, &name);
-            match value {
-                Value::Table(table) => named.push((name, Self::new(path, table))),
-                value => problems.error(path, format!("must be a table, not {}", kind(&value))),
+            if let Value::Table(table) = value {
+                named.push((name, Self::new(path, table)));
+            } else {
+                problems.error(path, format!("must be a table, not {}", kind(&value)));
             }
         }
         named
@@ -117,17 +136,17 @@ impl Section {
 
     /// Takes an array of tables.
     pub fn array(&mut self, key: &'static str, problems: &mut Problems) -> Vec<Self> {
-        let values = self.take(key, "an array of tables", problems, |value| match value {
-            Value::Array(values) => Some(values),
-            _ => None,
+        let values = self.take(key, "an array of tables", problems, |value| {
+            value.as_array().cloned()
         });
         let path = self.path(key);
         let mut sections = Vec::new();
         for (index, value) in values.unwrap_or_default().into_iter().enumerate() {
             let path = format!("{path}[{index}]");
-            match value {
-                Value::Table(table) => sections.push(Self::new(path, table)),
-                value => problems.error(path, format!("must be a table, not {}", kind(&value))),
+            if let Value::Table(table) = value {
+                sections.push(Self::new(path, table));
+            } else {
+                problems.error(path, format!("must be a table, not {}", kind(&value)));
             }
         }
         sections
@@ -144,7 +163,10 @@ impl Section {
     pub fn finish(self, problems: &mut Problems) {
         for key in self.table.keys() {
             let hint = did_you_mean(key, self.known.iter().copied());
-            problems.error(join(&self.path, key), format!("is not a key that vmlan knows{hint}"));
+            problems.error(
+                join(&self.path, key),
+                format!("is not a key that vmlan knows{hint}"),
+            );
         }
     }
 
@@ -153,13 +175,15 @@ impl Section {
         key: &'static str,
         wanted: &str,
         problems: &mut Problems,
-        read: impl FnOnce(Value) -> Option<T>,
+        read: impl FnOnce(&Value) -> Option<T>,
     ) -> Option<T> {
         let value = self.value(key)?;
-        let found = kind(&value);
-        let taken = read(value);
+        let taken = read(&value);
         if taken.is_none() {
-            problems.error(self.path(key), format!("must be {wanted}, not {found}"));
+            problems.error(
+                self.path(key),
+                format!("must be {wanted}, not {}", kind(&value)),
+            );
         }
         taken
     }
@@ -171,8 +195,14 @@ pub fn not_available(instead: &str) -> String {
 }
 
 /// Reads a string that means something, and notes if it does not.
-pub fn parse<T: FromStr<Err: Display>>(text: &str, path: &str, problems: &mut Problems) -> Option<T> {
-    text.parse().map_err(|error: T::Err| problems.error(path, error.to_string())).ok()
+pub fn parse<T: FromStr<Err: Display>>(
+    text: &str,
+    path: &str,
+    problems: &mut Problems,
+) -> Option<T> {
+    text.parse()
+        .map_err(|error: T::Err| problems.error(path, error.to_string()))
+        .ok()
 }
 
 fn kind(value: &Value) -> &'static str {

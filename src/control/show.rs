@@ -146,13 +146,21 @@ pub fn status(plan: &Plan, snapshot: &Snapshot, uptime: Duration) -> Status {
 
 /// Returns the ports.
 pub fn ports(plan: &Plan, snapshot: &Snapshot) -> Vec<Port> {
-    let ports = snapshot.networks.iter().flat_map(|network| network.ports.iter().map(move |port| (network, port)));
-    ports.map(|(network, snapshot)| port(plan, network, snapshot)).collect()
+    let ports = snapshot
+        .networks
+        .iter()
+        .flat_map(|network| network.ports.iter().map(move |port| (network, port)));
+    ports
+        .map(|(network, snapshot)| port(plan, network, snapshot))
+        .collect()
 }
 
 /// Returns the leases.
 pub fn leases(snapshot: &Snapshot) -> Vec<Lease> {
-    let leases = snapshot.networks.iter().flat_map(|network| network.leases.iter().map(move |lease| (network, lease)));
+    let leases = snapshot
+        .networks
+        .iter()
+        .flat_map(|network| network.leases.iter().map(move |lease| (network, lease)));
     leases
         .map(|(network, lease)| Lease {
             network: network.name.clone(),
@@ -167,7 +175,10 @@ pub fn leases(snapshot: &Snapshot) -> Vec<Lease> {
 
 /// Returns the forwarding tables.
 pub fn fdb(snapshot: &Snapshot) -> Vec<Address> {
-    let entries = snapshot.networks.iter().flat_map(|network| network.fdb.iter().map(move |entry| (network, entry)));
+    let entries = snapshot
+        .networks
+        .iter()
+        .flat_map(|network| network.fdb.iter().map(move |entry| (network, entry)));
     entries
         .map(|(network, entry)| Address {
             network: network.name.clone(),
@@ -180,7 +191,9 @@ pub fn fdb(snapshot: &Snapshot) -> Vec<Address> {
 }
 
 fn networks(plan: &Plan, snapshot: &Snapshot) -> Vec<Network> {
-    let advisories = |name: &str| find(snapshot, name).map_or_else(Vec::new, |network| network.advisories.clone());
+    let advisories = |name: &str| {
+        find(snapshot, name).map_or_else(Vec::new, |network| network.advisories.clone())
+    };
     plan.networks
         .iter()
         .map(|network| Network {
@@ -209,26 +222,43 @@ fn port(plan: &Plan, network: &NetworkSnapshot, port: &PortSnapshot) -> Port {
         ingress_bytes: port.ingress.bytes,
         egress_frames: port.egress.frames,
         egress_bytes: port.egress.bytes,
-        drops: port.drops.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+        drops: port
+            .drops
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count))
+            .collect(),
     }
 }
 
 fn teams(plan: &Plan, snapshot: &Snapshot) -> Vec<Team> {
-    let teams = plan.networks.iter().filter_map(|network| Some((network, network.uplink.as_deref()?)));
+    let teams = plan
+        .networks
+        .iter()
+        .filter_map(|network| Some((network, network.uplink.as_deref()?)));
     teams
         .map(|(network, uplink)| {
             let ports = find(snapshot, &network.name).map_or(&[][..], |network| &network.ports);
-            let up = ports.iter().any(|port| port.kind == "uplink" && port.name == uplink && port.state == PortState::Up);
+            let up = ports.iter().any(|port| {
+                port.kind == "uplink" && port.name == uplink && port.state == PortState::Up
+            });
             let link = if up { "up" } else { "down" };
             Team {
                 network: network.name.clone(),
                 load_balancing: "port-id".to_owned(),
-                uplinks: vec![Uplink { name: uplink.to_owned(), link: link.to_owned(), role: "active".to_owned(), in_use: up }],
+                uplinks: vec![Uplink {
+                    name: uplink.to_owned(),
+                    link: link.to_owned(),
+                    role: "active".to_owned(),
+                    in_use: up,
+                }],
             }
         })
         .collect()
 }
 
 fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a NetworkSnapshot> {
-    snapshot.networks.iter().find(|network| network.name == name)
+    snapshot
+        .networks
+        .iter()
+        .find(|network| network.name == name)
 }

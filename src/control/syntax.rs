@@ -21,7 +21,10 @@ pub fn read(text: &str, problems: &mut Problems) -> Option<Section> {
     match text.parse::<Table>() {
         Ok(table) => Some(Section::new(String::new(), table)),
         Err(error) => {
-            problems.syntax(position(text, error.span().map_or(0, |span| span.start)).0, error.message().to_owned());
+            problems.syntax(
+                position(text, error.span().map_or(0, |span| span.start)).0,
+                error.message().to_owned(),
+            );
             None
         }
     }
@@ -45,7 +48,11 @@ fn locate_value(path: &str, value: &DeValue<'_>, text: &str, problems: &mut Prob
                 locate_value(&path, value.get_ref(), text, problems);
             }
         }
-        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => {}
     }
 }
 
@@ -53,7 +60,13 @@ fn locate_value(path: &str, value: &DeValue<'_>, text: &str, problems: &mut Prob
 fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
     (line, column)
 }
 
@@ -66,18 +79,39 @@ mod tests {
     fn every_mistake_of_syntax_is_noted_with_its_line_and_column() {
         let mut problems = Problems::default();
         assert!(read("a = 1\nb = \nc = \"x\n", &mut problems).is_none());
-        let lines: Vec<_> = problems.errors().iter().map(|problem| problem.line).collect();
+        let lines: Vec<_> = problems
+            .errors()
+            .iter()
+            .map(|problem| problem.line)
+            .collect();
         assert_eq!(lines, [Some(2), Some(3)], "{:?}", problems.errors());
-        assert!(problems.errors()[0].text.starts_with("column 4"), "{:?}", problems.errors());
+        assert!(
+            problems.errors()[0].text.starts_with("column 5"),
+            "{:?}",
+            problems.errors()
+        );
     }
 
     #[test]
     fn keys_in_tables_and_arrays_are_found_on_their_lines() {
         let mut problems = Problems::default();
-        assert!(read("[a.b]\nc = 1\n[[a.d]]\ne = 1\n[[a.d]]\ne = 2\n", &mut problems).is_some());
+        assert!(
+            read(
+                "[a.b]\nc = 1\n[[a.d]]\ne = 1\n[[a.d]]\ne = 2\n",
+                &mut problems
+            )
+            .is_some()
+        );
         problems.error("a.b.c", "");
         problems.error("a.d[1].e", "");
-        assert_eq!(problems.errors().iter().map(|problem| problem.line).collect::<Vec<_>>(), [Some(2), Some(6)]);
+        assert_eq!(
+            problems
+                .errors()
+                .iter()
+                .map(|problem| problem.line)
+                .collect::<Vec<_>>(),
+            [Some(2), Some(6)]
+        );
     }
 
     proptest! {

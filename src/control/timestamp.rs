@@ -13,7 +13,8 @@ const LAST: u64 = 253_402_300_799;
 
 /// Returns the whole seconds since 1970, 0 for what was before.
 pub fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Writes a point in time, as in `2026-07-14T09:30:00Z`.
@@ -21,29 +22,51 @@ pub fn render(time: SystemTime) -> String {
     let seconds = seconds(time).min(LAST);
     let (days, second) = (seconds / 86_400 + DAYS_TO_EPOCH, seconds % 86_400);
     let (era, day_of_era) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// Reads what [`render`] writes.
 pub fn parse(text: &str) -> Option<SystemTime> {
-    let number = |from: usize, to: usize| text.get(from..to).and_then(|digits| digits.parse::<u64>().ok());
+    let number = |from: usize, to: usize| {
+        text.get(from..to)
+            .and_then(|digits| digits.parse::<u64>().ok())
+    };
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if text.len() != 20 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+    if text.len() != 20
+        || !(1..=12).contains(&month)
+        || !(1..=31).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 59
+    {
         return None;
     }
     let march_year = year - u64::from(month <= 2 && year > 0);
     let march_month = if month > 2 { month - 3 } else { month + 9 };
     let (era, year_of_era) = (march_year / 400, march_year % 400);
-    let day_of_era = 365 * year_of_era + year_of_era / 4 - year_of_era / 100 + (153 * march_month + 2) / 5 + day - 1;
+    let day_of_era =
+        365 * year_of_era + year_of_era / 4 - year_of_era / 100 + (153 * march_month + 2) / 5 + day
+            - 1;
     let days = (era * DAYS_OF_ERA + day_of_era).checked_sub(DAYS_TO_EPOCH)?;
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + hour * 3_600 + minute * 60 + second);
+    let time = SystemTime::UNIX_EPOCH
+        + Duration::from_secs(days * 86_400 + hour * 3_600 + minute * 60 + second);
     (render(time) == text).then_some(time)
 }
 
@@ -67,7 +90,15 @@ mod tests {
 
     #[test]
     fn what_is_no_moment_is_refused() {
-        for text in ["", "2026-02-29T00:00:00Z", "2026-07-14", "2026-07-14T09:30:00+02:00", "1969-12-31T23:59:59Z", "2026-07-14T24:00:00Z", "0000-00-00T00:00:00Z"] {
+        for text in [
+            "",
+            "2026-02-29T00:00:00Z",
+            "2026-07-14",
+            "2026-07-14T09:30:00+02:00",
+            "1969-12-31T23:59:59Z",
+            "2026-07-14T24:00:00Z",
+            "0000-00-00T00:00:00Z",
+        ] {
             assert_eq!(parse(text), None, "{text:?}");
         }
     }

@@ -19,7 +19,11 @@ impl FromStr for Address {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self).map_err(|_| ValueError(format!("{text:?} is not an IPv4 address: write four numbers, as in 192.168.81.1")))
+        text.parse().map(Self).map_err(|_| {
+            ValueError(format!(
+                "{text:?} is not an IPv4 address: write four numbers, as in 192.168.81.1"
+            ))
+        })
     }
 }
 
@@ -36,7 +40,9 @@ impl FromStr for Subnet {
             .map_err(|_| ValueError(format!("{text:?} is not a subnet: write an address and a prefix length, as in 192.168.81.0/24")))?;
         match net.trunc() {
             subnet if subnet == net => Ok(Self(net)),
-            subnet => Err(ValueError(format!("{text:?} is an address within a subnet; write the subnet itself, {subnet}"))),
+            subnet => Err(ValueError(format!(
+                "{text:?} is an address within a subnet; write the subnet itself, {subnet}"
+            ))),
         }
     }
 }
@@ -54,11 +60,17 @@ impl FromStr for Range {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ends = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        let ends = text.split_once('-').and_then(|(first, last)| {
+            Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+        });
         match ends {
             Some((first, last)) if first <= last => Ok(Self { first, last }),
-            Some((first, last)) => Err(ValueError(format!("{text:?} ends before it begins; write {last}-{first}"))),
-            None => Err(ValueError(format!("{text:?} is not a range of addresses: write two, as in 192.168.81.128-192.168.81.253"))),
+            Some((first, last)) => Err(ValueError(format!(
+                "{text:?} ends before it begins; write {last}-{first}"
+            ))),
+            None => Err(ValueError(format!(
+                "{text:?} is not a range of addresses: write two, as in 192.168.81.128-192.168.81.253"
+            ))),
         }
     }
 }
@@ -77,11 +89,15 @@ impl FromStr for Name {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let letters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let letters = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if letters && (1..=64).contains(&text.len()) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ValueError(format!("{text:?} is not a name: use 1 to 64 letters, digits, dots, dashes and underscores (A-Z a-z 0-9 . - _)")))
+            Err(ValueError(format!(
+                "{text:?} is not a name: use 1 to 64 letters, digits, dots, dashes and underscores (A-Z a-z 0-9 . - _)"
+            )))
         }
     }
 }
@@ -95,13 +111,20 @@ impl FromStr for Adapter {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > 15 {
-            return Err(ValueError(format!("{text:?} is too long for an adapter: Linux takes at most 15 bytes, not {}", text.len())));
+            return Err(ValueError(format!(
+                "{text:?} is too long for an adapter: Linux takes at most 15 bytes, not {}",
+                text.len()
+            )));
         }
-        let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+        let letters = text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
         if letters && !matches!(text, "" | "." | "..") {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ValueError(format!("{text:?} cannot be the name of a network adapter")))
+            Err(ValueError(format!(
+                "{text:?} cannot be the name of a network adapter"
+            )))
         }
     }
 }
@@ -118,7 +141,9 @@ impl FromStr for Domain {
         if domain.len() <= 253 && domain.split('.').all(is_label) {
             Ok(Self(domain.to_owned()))
         } else {
-            Err(ValueError(format!("{text:?} is not a domain name: use labels of letters, digits and dashes, as in vmnet1.internal")))
+            Err(ValueError(format!(
+                "{text:?} is not a domain name: use labels of letters, digits and dashes, as in vmnet1.internal"
+            )))
         }
     }
 }
@@ -140,7 +165,9 @@ impl FromStr for Text {
         if (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ValueError("must be 1 to 255 printable ASCII characters".to_owned()))
+            Err(ValueError(
+                "must be 1 to 255 printable ASCII characters".to_owned(),
+            ))
         }
     }
 }
@@ -154,18 +181,31 @@ impl FromStr for Hex {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
-        let value = |b: u8| char::from(b).to_digit(16).and_then(|value| u8::try_from(value).ok());
-        let bytes: Option<Vec<u8>> = digits.chunks(2).map(|pair| Some(value(pair[0])? << 4 | value(*pair.get(1)?)?)).collect();
+        let value = |b: u8| {
+            char::from(b)
+                .to_digit(16)
+                .and_then(|value| u8::try_from(value).ok())
+        };
+        let bytes: Option<Vec<u8>> = digits
+            .chunks(2)
+            .map(|pair| Some(value(pair[0])? << 4 | value(*pair.get(1)?)?))
+            .collect();
         match bytes {
             Some(bytes) if (1..=255).contains(&bytes.len()) => Ok(Self(bytes)),
-            _ => Err(ValueError(format!("{text:?} is not 1 to 255 bytes in hexadecimal, as in 01:04:00:00:00:2a"))),
+            _ => Err(ValueError(format!(
+                "{text:?} is not 1 to 255 bytes in hexadecimal, as in 01:04:00:00:00:2a"
+            ))),
         }
     }
 }
 
 /// Writes bytes in hexadecimal with colons between them.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 #[cfg(test)]
@@ -177,13 +217,25 @@ mod tests {
     fn subnets_are_written_without_host_bits() {
         assert!("192.168.81.0/24".parse::<Subnet>().is_ok());
         let error = "192.168.81.5/24".parse::<Subnet>().unwrap_err().to_string();
-        assert_eq!(error, "\"192.168.81.5/24\" is an address within a subnet; write the subnet itself, 192.168.81.0/24");
+        assert_eq!(
+            error,
+            "\"192.168.81.5/24\" is an address within a subnet; write the subnet itself, 192.168.81.0/24"
+        );
     }
 
     #[test]
     fn ranges_go_upwards() {
-        assert_eq!("10.0.0.1 - 10.0.0.9".parse::<Range>().unwrap().to_string(), "10.0.0.1-10.0.0.9");
-        assert!("10.0.0.9-10.0.0.1".parse::<Range>().unwrap_err().to_string().ends_with("write 10.0.0.1-10.0.0.9"));
+        assert_eq!(
+            "10.0.0.1 - 10.0.0.9".parse::<Range>().unwrap().to_string(),
+            "10.0.0.1-10.0.0.9"
+        );
+        assert!(
+            "10.0.0.9-10.0.0.1"
+                .parse::<Range>()
+                .unwrap_err()
+                .to_string()
+                .ends_with("write 10.0.0.1-10.0.0.9")
+        );
         assert!("10.0.0.9".parse::<Range>().is_err());
     }
 

@@ -35,7 +35,13 @@ pub(super) struct GatewayPort {
 }
 
 impl GatewayPort {
-    pub(super) fn new(network: Arc<str>, gateway: Gateway, ledger: Ledger, durable: Durable, now: Now) -> Self {
+    pub(super) fn new(
+        network: Arc<str>,
+        gateway: Gateway,
+        ledger: Ledger,
+        durable: Durable,
+        now: Now,
+    ) -> Self {
         Self {
             network,
             gateway,
@@ -70,7 +76,9 @@ impl GatewayPort {
     /// Releases the replies whose records are on disk.
     fn release_settled(&mut self) {
         while let Some((ticket, _)) = self.unsettled.front() {
-            let Some(written) = self.durable.outcome(*ticket) else { return };
+            let Some(written) = self.durable.outcome(*ticket) else {
+                return;
+            };
             if let Some((_, Some(frame))) = self.unsettled.pop_front()
                 && written
             {
@@ -89,7 +97,9 @@ impl Port for GatewayPort {
     fn receive(&mut self, burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
         self.release_settled();
         while burst.room() > 0 {
-            let Some(frame) = self.replies.pop_front() else { break };
+            let Some(frame) = self.replies.pop_front() else {
+                break;
+            };
             burst.push_owned(frame, VirtioNetHeader::default());
         }
         Ok(())
@@ -99,7 +109,12 @@ impl Port for GatewayPort {
         burst.clear();
     }
 
-    fn transmit(&mut self, burst: &Burst, batch: &[Egress], _drops: &mut Drops) -> Result<Sent, PortFault> {
+    fn transmit(
+        &mut self,
+        burst: &Burst,
+        batch: &[Egress],
+        _drops: &mut Drops,
+    ) -> Result<Sent, PortFault> {
         let mut sent = Sent::default();
         for egress in batch {
             let frame = &burst.frames()[usize::from(egress.frame)];
@@ -113,11 +128,15 @@ impl Port for GatewayPort {
                 burst.copy_frame(frame, &mut self.frame);
             } else {
                 self.frame.clear();
-                self.frame.extend_from_slice(frame.head.with_tag(egress.action).bytes());
+                self.frame
+                    .extend_from_slice(frame.head.with_tag(egress.action).bytes());
                 burst.gather(burst.body(frame), &mut self.frame);
             }
             let partial_checksum = frame.head.offload.needs_checksum();
-            let frame = GatewayFrame { bytes: &self.frame, partial_checksum };
+            let frame = GatewayFrame {
+                bytes: &self.frame,
+                partial_checksum,
+            };
             self.gateway.handle_frame(frame, self.now, &mut self.out);
             self.collect();
         }
@@ -125,7 +144,10 @@ impl Port for GatewayPort {
     }
 
     fn arm(&mut self) -> bool {
-        let settled = self.unsettled.front().is_some_and(|(ticket, _)| self.durable.is_settled(*ticket));
+        let settled = self
+            .unsettled
+            .front()
+            .is_some_and(|(ticket, _)| self.durable.is_settled(*ticket));
         settled || !self.replies.is_empty()
     }
 
@@ -134,7 +156,10 @@ impl Port for GatewayPort {
     }
 
     fn status(&self) -> PortStatus {
-        PortStatus { state: PortState::Up, features: Vec::new() }
+        PortStatus {
+            state: PortState::Up,
+            features: Vec::new(),
+        }
     }
 
     fn is_up(&self) -> bool {

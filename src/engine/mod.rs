@@ -191,7 +191,11 @@ impl Durable {
     /// The system is out of descriptors.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Settled { below: AtomicU64::new(0), failed: Mutex::default(), wake })))
+        Ok(Self(Arc::new(Settled {
+            below: AtomicU64::new(0),
+            failed: Mutex::default(),
+            wake,
+        })))
     }
 
     /// Says what became of the record with this ticket. Records are settled in the order of their tickets.
@@ -214,7 +218,8 @@ impl Durable {
 
     /// Whether a record was written; `None` while that is not known. To be asked once a ticket.
     fn outcome(&self, ticket: u64) -> Option<bool> {
-        self.is_settled(ticket).then(|| !self.failed().remove(&ticket))
+        self.is_settled(ticket)
+            .then(|| !self.failed().remove(&ticket))
     }
 }
 
@@ -232,12 +237,22 @@ impl Engine {
     /// # Errors
     ///
     /// A port cannot be opened, or the system is out of threads or descriptors.
-    pub fn start(spec: Spec, journal: Box<dyn Journal>, durable: &Durable) -> Result<Self, StartError> {
+    pub fn start(
+        spec: Spec,
+        journal: Box<dyn Journal>,
+        durable: &Durable,
+    ) -> Result<Self, StartError> {
         let (commands, requests) = crossbeam_channel::unbounded();
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let worker = Worker::open(spec, &Ledger::new(journal), durable, requests, &wake)?;
-        let thread = thread::Builder::new().name("worker".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { commands, wake, thread })
+        let thread = thread::Builder::new()
+            .name("worker".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            commands,
+            wake,
+            thread,
+        })
     }
 
     fn command(&self, command: Command) {

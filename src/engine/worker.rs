@@ -20,7 +20,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::gateway::GatewayPort;
 use super::{
-    Count, Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, PortSnapshot, Snapshot, Spec, StartError,
+    Count, Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, PortSnapshot, Snapshot, Spec,
+    StartError,
 };
 use crate::net::Now;
 use crate::net::drops::Drops;
@@ -94,7 +95,10 @@ pub(super) struct Worker {
 
 /// Reads the clocks.
 fn clock() -> Now {
-    Now { instant: Instant::now(), wall: SystemTime::now() }
+    Now {
+        instant: Instant::now(),
+        wall: SystemTime::now(),
+    }
 }
 
 impl Worker {
@@ -126,14 +130,28 @@ impl Worker {
         for network in spec.networks {
             worker.open_network(network, ledger, durable, now)?;
         }
+        // Only the worker knows the time: its ports plan their first look at their links from this.
+        for slot in &mut worker.slots {
+            slot.port.handle_timeout(now);
+        }
         worker.plan_timer();
         Ok(worker)
     }
 
-    fn open_network(&mut self, spec: NetworkSpec, ledger: &Ledger, durable: &Durable, now: Now) -> Result<(), StartError> {
+    fn open_network(
+        &mut self,
+        spec: NetworkSpec,
+        ledger: &Ledger,
+        durable: &Durable,
+        now: Now,
+    ) -> Result<(), StartError> {
         let index = self.networks.len();
         let name: Arc<str> = spec.name.into();
-        self.networks.push(Network { name: Arc::clone(&name), mtu: spec.mtu, switch: Switch::new(now.instant) });
+        self.networks.push(Network {
+            name: Arc::clone(&name),
+            mtu: spec.mtu,
+            switch: Switch::new(now.instant),
+        });
         for member in spec.ports {
             let opened = member.port.open();
             let port = opened.map_err(|source| StartError::Port {
@@ -143,22 +161,48 @@ impl Worker {
             })?;
             let uplink = matches!(member.port, PortSpec::Packet(_));
             let slot = Slot::new(member.name, member.port.kind(), index, port, now.instant);
-            let slot = Slot { port_group: member.port_group, mac: member.port.mac(), ..slot };
-            self.add(slot, Member { vlan: member.vlan, uplink })?;
+            let slot = Slot {
+                port_group: member.port_group,
+                mac: member.port.mac(),
+                ..slot
+            };
+            self.add(
+                slot,
+                Member {
+                    vlan: member.vlan,
+                    uplink,
+                },
+            )?;
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
             let gateway = Gateway::new(gateway, now);
             let port = GatewayPort::new(name, gateway, ledger.clone(), durable.clone(), now);
-            let slot = Slot::new("gateway".to_owned(), "gateway", index, Box::new(port), now.instant);
-            let slot = Slot { mac: Some(mac), ..slot };
-            self.add(slot, Member { vlan: PortVlan::Untagged, uplink: false })?;
+            let slot = Slot::new(
+                "gateway".to_owned(),
+                "gateway",
+                index,
+                Box::new(port),
+                now.instant,
+            );
+            let slot = Slot {
+                mac: Some(mac),
+                ..slot
+            };
+            self.add(
+                slot,
+                Member {
+                    vlan: PortVlan::Untagged,
+                    uplink: false,
+                },
+            )?;
         }
         Ok(())
     }
 
     fn add(&mut self, mut slot: Slot, member: Member) -> Result<(), StartError> {
-        let id = u16::try_from(self.slots.len()).map_err(|_| io::Error::other("more than 65536 ports"))?;
+        let id = u16::try_from(self.slots.len())
+            .map_err(|_| io::Error::other("more than 65536 ports"))?;
         let port = PortId(id);
         slot.port.watch(Watcher::new(self.epoll.0, u64::from(id)))?;
         let switch = &mut self.networks[slot.network].switch;
@@ -230,14 +274,24 @@ impl Worker {
     }
 
     fn heat(&mut self, port: PortId) {
-        let Some(slot) = self.slots.get_mut(port.index()).filter(|slot| !slot.hot) else { return };
+        let Some(slot) = self.slots.get_mut(port.index()).filter(|slot| !slot.hot) else {
+            return;
+        };
         slot.heat();
         self.hot.push(port);
     }
 
     /// Carries one burst from a port to where it goes; tells whether there was one.
     fn visit(&mut self, ingress: PortId, now: Instant) -> bool {
-        let Self { slots, networks, burst, outbox, hot, next_timer, .. } = self;
+        let Self {
+            slots,
+            networks,
+            burst,
+            outbox,
+            hot,
+            next_timer,
+            ..
+        } = self;
         let slot = &mut slots[ingress.index()];
         let network = &mut networks[slot.network];
         burst.clear();
@@ -264,7 +318,10 @@ impl Worker {
         outbox.drain(|port, batch| {
             let slot = &mut slots[port.index()];
             if slot.answers {
-                slot.port.set_now(Now { instant: now, wall: SystemTime::now() });
+                slot.port.set_now(Now {
+                    instant: now,
+                    wall: SystemTime::now(),
+                });
             }
             match slot.port.transmit(burst, batch, &mut slot.drops) {
                 Ok(sent) => {
@@ -305,8 +362,16 @@ impl Worker {
     }
 
     fn plan_timer(&mut self) {
-        let ports = self.slots.iter().filter_map(|slot| slot.port.poll_timeout()).min();
-        let switches = self.networks.iter().map(|network| network.switch.poll_timeout()).min();
+        let ports = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.port.poll_timeout())
+            .min();
+        let switches = self
+            .networks
+            .iter()
+            .map(|network| network.switch.poll_timeout())
+            .min();
         self.next_timer = earlier(ports, switches);
     }
 
@@ -332,40 +397,61 @@ impl Worker {
 
     fn snapshot(&mut self) -> Snapshot {
         let now = clock();
-        let networks = self.networks.iter_mut().enumerate().map(|(index, network)| {
-            network.switch.set_now(now.instant);
-            let slots = || self.slots.iter().filter(move |slot| slot.network == index);
-            let gateway = slots().find_map(|slot| slot.port.gateway());
-            let mut advisories = gateway.map(|gateway| gateway.advisories(now)).unwrap_or_default();
-            if network.switch.is_fdb_full() {
-                advisories.push("the forwarding table is full: frames to further addresses are flooded".to_owned());
-            }
-            for port in network.switch.full_ports() {
-                let name = &self.slots[port.index()].name;
-                advisories.push(format!("port {name} has shown as many addresses as are learned of one port"));
-            }
-            let rows = network.switch.fdb_rows().into_iter();
-            NetworkSnapshot {
-                name: network.name.to_string(),
-                advisories,
-                ports: slots().map(Slot::snapshot).collect(),
-                leases: gateway.map(|gateway| gateway.leases(now)).unwrap_or_default(),
-                fdb: rows
-                    .map(|row| FdbEntry {
-                        vlan: row.vlan,
-                        mac: row.mac,
-                        port: self.slots[row.port.index()].name.clone(),
-                        age_s: row.age.map(|age| age.as_secs()),
-                    })
-                    .collect(),
-            }
-        });
-        Snapshot { networks: networks.collect() }
+        let networks = self
+            .networks
+            .iter_mut()
+            .enumerate()
+            .map(|(index, network)| {
+                network.switch.set_now(now.instant);
+                let slots = || self.slots.iter().filter(move |slot| slot.network == index);
+                let gateway = slots().find_map(|slot| slot.port.gateway());
+                let mut advisories = gateway
+                    .map(|gateway| gateway.advisories(now))
+                    .unwrap_or_default();
+                if network.switch.is_fdb_full() {
+                    advisories.push(
+                        "the forwarding table is full: frames to further addresses are flooded"
+                            .to_owned(),
+                    );
+                }
+                for port in network.switch.full_ports() {
+                    let name = &self.slots[port.index()].name;
+                    advisories.push(format!(
+                        "port {name} has shown as many addresses as are learned of one port"
+                    ));
+                }
+                let rows = network.switch.fdb_rows().into_iter();
+                NetworkSnapshot {
+                    name: network.name.to_string(),
+                    advisories,
+                    ports: slots().map(Slot::snapshot).collect(),
+                    leases: gateway
+                        .map(|gateway| gateway.leases(now))
+                        .unwrap_or_default(),
+                    fdb: rows
+                        .map(|row| FdbEntry {
+                            vlan: row.vlan,
+                            mac: row.mac,
+                            port: self.slots[row.port.index()].name.clone(),
+                            age_s: row.age.map(|age| age.as_secs()),
+                        })
+                        .collect(),
+                }
+            });
+        Snapshot {
+            networks: networks.collect(),
+        }
     }
 }
 
 impl Slot {
-    fn new(name: String, kind: &'static str, network: usize, port: Box<dyn Port>, now: Instant) -> Self {
+    fn new(
+        name: String,
+        kind: &'static str,
+        network: usize,
+        port: Box<dyn Port>,
+        now: Instant,
+    ) -> Self {
         Self {
             name,
             port_group: None,
@@ -402,7 +488,11 @@ impl Slot {
         if up != self.up {
             self.up = up;
             switch.set_up(port, up);
-            tracing::info!(port = self.name, state = self.port.status().state.name(), "the port changed its state");
+            tracing::info!(
+                port = self.name,
+                state = self.port.status().state.name(),
+                "the port changed its state"
+            );
         }
     }
 
@@ -417,7 +507,11 @@ impl Slot {
             features: status.features,
             ingress: self.ingress,
             egress: self.egress,
-            drops: self.drops.iter().map(|(reason, count)| (reason.name(), count)).collect::<BTreeMap<_, _>>(),
+            drops: self
+                .drops
+                .iter()
+                .map(|(reason, count)| (reason.name(), count))
+                .collect::<BTreeMap<_, _>>(),
         }
     }
 }

@@ -87,7 +87,10 @@ impl Drops {
 
     /// Returns the reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
+        DropReason::ALL
+            .into_iter()
+            .zip(self.0)
+            .filter(|(_, count)| *count > 0)
     }
 }
 
@@ -99,7 +102,13 @@ mod tests {
     fn every_reason_has_its_own_counter_and_name() {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{reason:?} stands at its place");
-            assert_eq!(DropReason::ALL.iter().filter(|other| other.name() == reason.name()).count(), 1);
+            assert_eq!(
+                DropReason::ALL
+                    .iter()
+                    .filter(|other| other.name() == reason.name())
+                    .count(),
+                1
+            );
             let mut drops = Drops::default();
             drops.count(reason);
             assert_eq!(drops.iter().collect::<Vec<_>>(), [(reason, 1)]);

@@ -151,14 +151,21 @@ impl Fdb {
             return Learned::Full;
         }
         *count += 1;
-        self.entries.insert(key, Entry { port, seen: Some(second) });
+        self.entries.insert(
+            key,
+            Entry {
+                port,
+                seen: Some(second),
+            },
+        );
         self.generation += 1;
         Learned::Here
     }
 
     /// Forgets what was learned behind a port.
     pub fn forget(&mut self, port: PortId) {
-        self.entries.retain(|_, entry| entry.port != port || entry.seen.is_none());
+        self.entries
+            .retain(|_, entry| entry.port != port || entry.seen.is_none());
         self.learned.remove(&port);
         self.generation += 1;
     }
@@ -186,7 +193,10 @@ impl Fdb {
 
     /// The ports that have learned as many addresses as a port can.
     pub fn full_ports(&self) -> impl Iterator<Item = PortId> + '_ {
-        self.learned.iter().filter(|(_, count)| **count >= Self::PORT_LIMIT).map(|(port, _)| *port)
+        self.learned
+            .iter()
+            .filter(|(_, count)| **count >= Self::PORT_LIMIT)
+            .map(|(port, _)| *port)
     }
 
     /// The entries by VLAN and address.
@@ -197,7 +207,9 @@ impl Fdb {
                 vlan: key.domain(),
                 mac: key.mac(),
                 port: entry.port,
-                age: entry.seen.map(|seen| Duration::from_secs(u64::from(self.second.saturating_sub(seen)))),
+                age: entry
+                    .seen
+                    .map(|seen| Duration::from_secs(u64::from(self.second.saturating_sub(seen)))),
             })
             .collect();
         rows.sort_unstable_by_key(|row| (row.vlan, row.mac));
@@ -209,7 +221,10 @@ impl Fdb {
     }
 
     fn remove(&mut self, key: Key) {
-        if let Some(Entry { port, seen: Some(_) }) = self.entries.remove(&key)
+        if let Some(Entry {
+            port,
+            seen: Some(_),
+        }) = self.entries.remove(&key)
             && let Some(count) = self.learned.get_mut(&port)
         {
             *count = count.saturating_sub(1);
@@ -218,7 +233,9 @@ impl Fdb {
 }
 
 fn is_aged(entry: &Entry, second: u32) -> bool {
-    entry.seen.is_some_and(|seen| u64::from(second.saturating_sub(seen)) >= Fdb::AGEING.as_secs())
+    entry
+        .seen
+        .is_some_and(|seen| u64::from(second.saturating_sub(seen)) >= Fdb::AGEING.as_secs())
 }
 
 #[cfg(test)]
@@ -269,7 +286,11 @@ mod tests {
         }
         assert_eq!(fdb.learn(key(1 << 20), A), Learned::Full);
         assert_eq!(fdb.full_ports().collect::<Vec<_>>(), [A]);
-        assert_eq!(fdb.learn(key(1 << 20), B), Learned::Here, "another port has its own share");
+        assert_eq!(
+            fdb.learn(key(1 << 20), B),
+            Learned::Here,
+            "another port has its own share"
+        );
         fdb.set_now(start + Fdb::AGEING - Duration::from_secs(1));
         assert_eq!(fdb.learn(key(0), A), Learned::Here);
         fdb.set_now(start + Fdb::AGEING);

@@ -25,7 +25,12 @@ pub struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Self { bytes: [0; HEAD_CAPACITY], len: 0, offload: VirtioNetHeader::default(), frame_len: 0 }
+        Self {
+            bytes: [0; HEAD_CAPACITY],
+            len: 0,
+            offload: VirtioNetHeader::default(),
+            frame_len: 0,
+        }
     }
 }
 
@@ -90,14 +95,23 @@ impl Head {
             }
             _ => Tag::Untagged,
         };
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes.first_chunk::<12>().ok_or(DropReason::Runt)?;
-        Ok(Parsed { dst: MacAddr([a, b, c, d, e, f]), src: MacAddr([g, h, i, j, k, l]), tag })
+        let [a, b, c, d, e, f, g, h, i, j, k, l] =
+            *bytes.first_chunk::<12>().ok_or(DropReason::Runt)?;
+        Ok(Parsed {
+            dst: MacAddr([a, b, c, d, e, f]),
+            src: MacAddr([g, h, i, j, k, l]),
+            tag,
+        })
     }
 
     /// Returns the head as it leaves a port, for any action but [`TagAction::Keep`]: the tag changed, and the
     /// offload fields moved with what they point at.
     pub fn with_tag(&self, action: TagAction) -> EgressHead {
-        let mut out = EgressHead { bytes: [0; HEAD_CAPACITY + TAG_LEN], len: self.bytes().len(), offload: self.offload };
+        let mut out = EgressHead {
+            bytes: [0; HEAD_CAPACITY + TAG_LEN],
+            len: self.bytes().len(),
+            offload: self.offload,
+        };
         let bytes = self.bytes();
         match action {
             TagAction::Keep => out.bytes[..bytes.len()].copy_from_slice(bytes),
@@ -179,12 +193,26 @@ mod tests {
     #[test]
     fn a_tag_goes_on_and_comes_off_and_the_checksum_offset_moves_with_it() {
         let frame: Vec<u8> = (0..200u8).collect();
-        let offload = VirtioNetHeader { flags: NEEDS_CSUM, gso_type: GSO_TCPV4, hdr_len: 54, gso_size: 1448, csum_start: 34, csum_offset: 16 };
+        let offload = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            gso_type: GSO_TCPV4,
+            hdr_len: 54,
+            gso_size: 1448,
+            csum_start: 34,
+            csum_offset: 16,
+        };
         let plain = head(&frame, offload);
         let tagged = plain.with_tag(TagAction::Insert(Tci(0x600a)));
         assert_eq!(tagged.bytes()[12..16], [0x81, 0, 0x60, 0x0a]);
         assert_eq!(tagged.bytes().len(), HEAD_CAPACITY + TAG_LEN);
-        assert_eq!((tagged.offload.csum_start, tagged.offload.hdr_len, tagged.offload.csum_offset), (38, 58, 16));
+        assert_eq!(
+            (
+                tagged.offload.csum_start,
+                tagged.offload.hdr_len,
+                tagged.offload.csum_offset
+            ),
+            (38, 58, 16)
+        );
 
         let back = head(tagged.bytes(), tagged.offload);
         let stripped = back.with_tag(TagAction::Strip);
@@ -193,7 +221,13 @@ mod tests {
 
         let replaced = back.with_tag(TagAction::Replace(Tci(7)));
         assert_eq!(back.parse().unwrap().tag, Tag::Tagged(Tci(0x600a)));
-        assert_eq!(head(replaced.bytes(), replaced.offload).parse().unwrap().tag, Tag::Tagged(Tci(7)));
+        assert_eq!(
+            head(replaced.bytes(), replaced.offload)
+                .parse()
+                .unwrap()
+                .tag,
+            Tag::Tagged(Tci(7))
+        );
     }
 
     #[test]
@@ -201,7 +235,11 @@ mod tests {
         let mut frame = vec![2u8; 18];
         frame[12..14].copy_from_slice(&[0x81, 0]);
         for len in 0..18 {
-            assert_eq!(head(&frame[..len], VirtioNetHeader::default()).parse(), Err(DropReason::Runt), "{len}");
+            assert_eq!(
+                head(&frame[..len], VirtioNetHeader::default()).parse(),
+                Err(DropReason::Runt),
+                "{len}"
+            );
         }
         assert!(head(&frame, VirtioNetHeader::default()).parse().is_ok());
     }

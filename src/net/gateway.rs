@@ -88,14 +88,14 @@ pub enum ServiceSpec {
     /// ARP and ICMP echo for the gateway's address.
     Address(address::Spec),
     /// The DHCP server.
-    Dhcp(dhcp::Spec),
+    Dhcp(Box<dhcp::Spec>),
 }
 
 impl ServiceSpec {
     fn build(self, mac: MacAddr, now: Now) -> Box<dyn Service> {
         match self {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
-            Self::Dhcp(spec) => Box::new(Dhcp::new(spec, mac, now)),
+            Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, now)),
         }
     }
 }
@@ -109,7 +109,13 @@ impl Gateway {
     /// Builds the gateway and its services.
     pub fn new(spec: Spec, now: Now) -> Self {
         let mac = spec.mac;
-        Self { services: spec.services.into_iter().map(|service| service.build(mac, now)).collect() }
+        Self {
+            services: spec
+                .services
+                .into_iter()
+                .map(|service| service.build(mac, now))
+                .collect(),
+        }
     }
 
     /// Offers a frame to the services in their order.
@@ -123,7 +129,10 @@ impl Gateway {
 
     /// The next time at which `handle_timeout` has work to do.
     pub fn poll_timeout(&self) -> Option<std::time::Instant> {
-        self.services.iter().filter_map(|service| service.poll_timeout()).min()
+        self.services
+            .iter()
+            .filter_map(|service| service.poll_timeout())
+            .min()
     }
 
     /// Does what is due.
@@ -135,11 +144,17 @@ impl Gateway {
 
     /// All leases of all services.
     pub fn leases(&self, now: Now) -> Vec<dhcp::Lease> {
-        self.services.iter().flat_map(|service| service.leases(now)).collect()
+        self.services
+            .iter()
+            .flat_map(|service| service.leases(now))
+            .collect()
     }
 
     /// All advisories of all services.
     pub fn advisories(&self, now: Now) -> Vec<String> {
-        self.services.iter().flat_map(|service| service.advisories(now)).collect()
+        self.services
+            .iter()
+            .flat_map(|service| service.advisories(now))
+            .collect()
     }
 }

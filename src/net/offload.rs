@@ -13,7 +13,9 @@ use crate::net::frame::{Head, ethernet_header};
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN};
 use crate::wire::ipv4::PROTOCOL_TCP;
-use crate::wire::virtio_net::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VirtioNetHeader};
+use crate::wire::virtio_net::{
+    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VirtioNetHeader,
+};
 use crate::wire::{be16, be32};
 
 const TCP_CHECKSUM_OFFSET: u16 = 16;
@@ -38,7 +40,12 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// A receiver that can do everything.
-    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, ecn: true };
+    pub const ALL: Self = Self {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        ecn: true,
+    };
 
     /// Tells whether the receiver takes a frame with this header as it is.
     #[inline]
@@ -129,7 +136,10 @@ fn tcp_headers(head: &Head) -> Option<u16> {
         }
         _ => return None,
     }
-    if !header.needs_checksum() || header.csum_offset != TCP_CHECKSUM_OFFSET || header.gso_size < MIN_SEGMENT {
+    if !header.needs_checksum()
+        || header.csum_offset != TCP_CHECKSUM_OFFSET
+        || header.gso_size < MIN_SEGMENT
+    {
         return None;
     }
     let tcp_len = usize::from(*bytes.get(tcp_at + 12)? >> 4) * 4;
@@ -157,12 +167,16 @@ pub fn finish(
         complete_checksum(frame, header).ok_or(DropReason::BadOffload)?;
         return emit(VirtioNetHeader::default(), frame, &[]);
     }
-    let (headers, payload) = frame.split_at_mut_checked(usize::from(header.hdr_len)).ok_or(DropReason::BadOffload)?;
+    let (headers, payload) = frame
+        .split_at_mut_checked(usize::from(header.hdr_len))
+        .ok_or(DropReason::BadOffload)?;
     let mut segments = Segments::new(headers, header).ok_or(DropReason::BadOffload)?;
     let mut rest = &*payload;
     loop {
         let (part, behind) = rest.split_at(rest.len().min(usize::from(header.gso_size)));
-        let out = segments.next(part, behind.is_empty(), capabilities.checksum).ok_or(DropReason::BadOffload)?;
+        let out = segments
+            .next(part, behind.is_empty(), capabilities.checksum)
+            .ok_or(DropReason::BadOffload)?;
         emit(out, segments.headers, part)?;
         if behind.is_empty() {
             return Ok(());
@@ -174,11 +188,17 @@ pub fn finish(
 /// Completes the checksum of a frame whose field holds the sum over the pseudo-header.
 fn complete_checksum(frame: &mut [u8], header: VirtioNetHeader) -> Option<()> {
     let start = usize::from(header.csum_start);
-    let sum = Sum::default().add(frame.get(start..)?).finish();
+    let sum = Sum::default().over(frame.get(start..)?).finish();
     let at = start + usize::from(header.csum_offset);
     // A UDP checksum of zero would mean that there is none (RFC 768).
-    let sum = if sum == 0 && header.csum_offset == 6 { 0xffff } else { sum };
-    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    let sum = if sum == 0 && header.csum_offset == 6 {
+        0xffff
+    } else {
+        sum
+    };
+    frame
+        .get_mut(at..at + 2)?
+        .copy_from_slice(&sum.to_be_bytes());
     Some(())
 }
 
@@ -206,10 +226,24 @@ impl<'a> Segments<'a> {
         if !ipv4 {
             headers.get(ip_at..ip_at + 40)?;
         }
-        Some(Self { headers, ip_at, tcp_at, ipv4, id, sequence, flags, first: true })
+        Some(Self {
+            headers,
+            ip_at,
+            tcp_at,
+            ipv4,
+            id,
+            sequence,
+            flags,
+            first: true,
+        })
     }
 
-    fn next(&mut self, payload: &[u8], last: bool, partial_checksum: bool) -> Option<VirtioNetHeader> {
+    fn next(
+        &mut self,
+        payload: &[u8],
+        last: bool,
+        partial_checksum: bool,
+    ) -> Option<VirtioNetHeader> {
         let (ip_at, tcp_at) = (self.ip_at, self.tcp_at);
         let tcp_len = u16::try_from(self.headers.len() - tcp_at + payload.len()).ok()?;
         let packet_len = self.headers.len() - ip_at + payload.len();
@@ -220,10 +254,10 @@ impl<'a> Segments<'a> {
             ip[10..12].fill(0);
             let sum = checksum(&ip[..tcp_at - ip_at]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
-            Sum::default().add(&ip[12..20])
+            Sum::default().over(&ip[12..20])
         } else {
             ip[4..6].copy_from_slice(&u16::try_from(packet_len - 40).ok()?.to_be_bytes());
-            Sum::default().add(&ip[8..40])
+            Sum::default().over(&ip[8..40])
         };
         let pseudo = pseudo.add_word(u16::from(PROTOCOL_TCP)).add_word(tcp_len);
         let tcp = &mut self.headers[tcp_at..];
@@ -244,11 +278,13 @@ impl<'a> Segments<'a> {
             pseudo.fold()
         } else {
             tcp[16..18].fill(0);
-            pseudo.add(tcp).add(payload).finish()
+            pseudo.over(tcp).over(payload).finish()
         };
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         self.id = self.id.wrapping_add(1);
-        self.sequence = self.sequence.wrapping_add(u32::try_from(payload.len()).ok()?);
+        self.sequence = self
+            .sequence
+            .wrapping_add(u32::try_from(payload.len()).ok()?);
         self.first = false;
         Some(out)
     }
@@ -264,7 +300,11 @@ mod tests {
     const V6: (usize, u16, u8) = (40, ETHERTYPE_IPV6, GSO_TCPV6);
 
     /// A TCP super-frame with a partial checksum, `payload` bytes long, and a tag if asked for.
-    fn super_frame((ip_len, ethertype, gso): (usize, u16, u8), tagged: bool, payload: usize) -> (Vec<u8>, VirtioNetHeader) {
+    fn super_frame(
+        (ip_len, ethertype, gso): (usize, u16, u8),
+        tagged: bool,
+        payload: usize,
+    ) -> (Vec<u8>, VirtioNetHeader) {
         let mut frame = vec![2u8; 12];
         if tagged {
             frame.extend([0x81, 0, 0, 10]);
@@ -301,7 +341,11 @@ mod tests {
         (frame, header)
     }
 
-    fn checked(frame: &[u8], header: VirtioNetHeader, mtu: u16) -> Result<VirtioNetHeader, DropReason> {
+    fn checked(
+        frame: &[u8],
+        header: VirtioNetHeader,
+        mtu: u16,
+    ) -> Result<VirtioNetHeader, DropReason> {
         let mut head = Head::default();
         head.fill(frame, header);
         check(&mut head, mtu)?;
@@ -309,9 +353,18 @@ mod tests {
     }
 
     fn transport_sum(frame: &[u8], ip_at: usize, ipv4: bool, tcp_at: usize) -> u16 {
-        let addresses = if ipv4 { &frame[ip_at + 12..ip_at + 20] } else { &frame[ip_at + 8..ip_at + 40] };
+        let addresses = if ipv4 {
+            &frame[ip_at + 12..ip_at + 20]
+        } else {
+            &frame[ip_at + 8..ip_at + 40]
+        };
         let len = u16::try_from(frame.len() - tcp_at).unwrap();
-        Sum::default().add(addresses).add_word(6).add_word(len).add(&frame[tcp_at..]).finish()
+        Sum::default()
+            .over(addresses)
+            .add_word(6)
+            .add_word(len)
+            .over(&frame[tcp_at..])
+            .finish()
     }
 
     #[test]
@@ -323,11 +376,16 @@ mod tests {
             let (tcp_at, hdr_len) = (usize::from(header.csum_start), usize::from(header.hdr_len));
             let ip_at = tcp_at - kind.0;
             let mut segments = Vec::new();
-            finish(&mut frame, header, Capabilities::default(), |out, headers, payload| {
-                assert_eq!(out, VirtioNetHeader::default());
-                segments.push([headers, payload].concat());
-                Ok(())
-            })
+            finish(
+                &mut frame,
+                header,
+                Capabilities::default(),
+                |out, headers, payload| {
+                    assert_eq!(out, VirtioNetHeader::default());
+                    segments.push([headers, payload].concat());
+                    Ok(())
+                },
+            )
             .unwrap();
 
             assert_eq!(segments.len(), 3);
@@ -335,18 +393,32 @@ mod tests {
             for (index, segment) in segments.iter().enumerate() {
                 let sequence = 0xffff_ff00u32.wrapping_add(u32::try_from(payload.len()).unwrap());
                 assert_eq!(be32(segment, tcp_at + 4), Some(sequence));
-                assert_eq!(transport_sum(segment, ip_at, kind == V4, tcp_at), 0, "segment {index} of {kind:?}");
+                assert_eq!(
+                    transport_sum(segment, ip_at, kind == V4, tcp_at),
+                    0,
+                    "segment {index} of {kind:?}"
+                );
                 let ip_payload = segment.len() - ip_at;
                 if kind == V4 {
                     assert_eq!(checksum(&segment[ip_at..ip_at + 20]), 0);
                     assert_eq!(usize::from(be16(segment, ip_at + 2).unwrap()), ip_payload);
-                    assert_eq!(be16(segment, ip_at + 4), Some(0xffffu16.wrapping_add(u16::try_from(index).unwrap())));
+                    assert_eq!(
+                        be16(segment, ip_at + 4),
+                        Some(0xffffu16.wrapping_add(u16::try_from(index).unwrap()))
+                    );
                 } else {
-                    assert_eq!(usize::from(be16(segment, ip_at + 4).unwrap()), ip_payload - 40);
+                    assert_eq!(
+                        usize::from(be16(segment, ip_at + 4).unwrap()),
+                        ip_payload - 40
+                    );
                 }
                 let flags = segment[tcp_at + 13];
                 assert_eq!(flags & TCP_CWR != 0, index == 0, "CWR in the first only");
-                assert_eq!(flags & TCP_FIN_PSH != 0, index == 2, "FIN and PSH in the last only");
+                assert_eq!(
+                    flags & TCP_FIN_PSH != 0,
+                    index == 2,
+                    "FIN and PSH in the last only"
+                );
                 payload.extend_from_slice(&segment[hdr_len..]);
             }
             assert_eq!(payload, original[hdr_len..]);
@@ -358,14 +430,25 @@ mod tests {
         let (mut frame, header) = super_frame(V4, false, 1500);
         let header = checked(&frame, header, 1500).unwrap();
         let mut count = 0;
-        finish(&mut frame, header, Capabilities { checksum: true, ..Capabilities::default() }, |out, headers, payload| {
-            let mut segment = [headers, payload].concat();
-            assert_eq!((out.flags, out.gso_type, out.csum_start), (NEEDS_CSUM, GSO_NONE, 34));
-            complete_checksum(&mut segment, out).unwrap();
-            assert_eq!(transport_sum(&segment, 14, true, 34), 0);
-            count += 1;
-            Ok(())
-        })
+        finish(
+            &mut frame,
+            header,
+            Capabilities {
+                checksum: true,
+                ..Capabilities::default()
+            },
+            |out, headers, payload| {
+                let mut segment = [headers, payload].concat();
+                assert_eq!(
+                    (out.flags, out.gso_type, out.csum_start),
+                    (NEEDS_CSUM, GSO_NONE, 34)
+                );
+                complete_checksum(&mut segment, out).unwrap();
+                assert_eq!(transport_sum(&segment, 14, true, 34), 0);
+                count += 1;
+                Ok(())
+            },
+        )
         .unwrap();
         assert_eq!(count, 2);
     }
@@ -377,21 +460,43 @@ mod tests {
         frame[26..30].copy_from_slice(&a.octets());
         frame[30..34].copy_from_slice(&b.octets());
         frame[38..40].copy_from_slice(&8u16.to_be_bytes());
-        let header = VirtioNetHeader { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..VirtioNetHeader::default() };
+        let header = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 34,
+            csum_offset: 6,
+            ..VirtioNetHeader::default()
+        };
         let pseudo = Sum::default().add_pseudo_header(a, b, 17, 8).fold();
         frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
         let mut done = frame.clone();
         finish(&mut done, header, Capabilities::default(), |_, frame, _| {
-            assert_eq!(Sum::default().add_pseudo_header(a, b, 17, 8).add(&frame[34..]).finish(), 0);
+            assert_eq!(
+                Sum::default()
+                    .add_pseudo_header(a, b, 17, 8)
+                    .over(&frame[34..])
+                    .finish(),
+                0
+            );
             Ok(())
         })
         .unwrap();
 
-        frame[34..36].copy_from_slice(&(!Sum::default().add_pseudo_header(a, b, 17, 8).add_word(8).fold()).to_be_bytes());
-        finish(&mut frame, header, Capabilities::default(), |_, frame, _| {
-            assert_eq!(frame[40..42], [0xff, 0xff]);
-            Ok(())
-        })
+        frame[34..36].copy_from_slice(
+            &(!Sum::default()
+                .add_pseudo_header(a, b, 17, 8)
+                .add_word(8)
+                .fold())
+            .to_be_bytes(),
+        );
+        finish(
+            &mut frame,
+            header,
+            Capabilities::default(),
+            |_, frame, _| {
+                assert_eq!(frame[40..42], [0xff, 0xff]);
+                Ok(())
+            },
+        )
         .unwrap();
     }
 
@@ -400,24 +505,70 @@ mod tests {
         let bad = Err(DropReason::BadOffload);
         for kind in [V4, V6] {
             let (frame, good) = super_frame(kind, false, 3000);
-            assert_eq!(checked(&frame, good, 1500).unwrap().hdr_len, good.csum_start + 32);
+            assert_eq!(
+                checked(&frame, good, 1500).unwrap().hdr_len,
+                good.csum_start + 32
+            );
             for header in [
-                VirtioNetHeader { gso_size: MIN_SEGMENT - 1, ..good },
+                VirtioNetHeader {
+                    gso_size: MIN_SEGMENT - 1,
+                    ..good
+                },
                 VirtioNetHeader { flags: 0, ..good },
-                VirtioNetHeader { csum_start: good.csum_start + 2, ..good },
-                VirtioNetHeader { csum_start: 0xffff, ..good },
-                VirtioNetHeader { csum_start: 0, ..good },
-                VirtioNetHeader { csum_offset: 6, ..good },
-                VirtioNetHeader { gso_type: 3, ..good },
-                VirtioNetHeader { gso_type: good.gso_type ^ (GSO_TCPV4 | GSO_TCPV6), ..good },
-                VirtioNetHeader { gso_type: GSO_ECN, ..good },
+                VirtioNetHeader {
+                    csum_start: good.csum_start + 2,
+                    ..good
+                },
+                VirtioNetHeader {
+                    csum_start: 0xffff,
+                    ..good
+                },
+                VirtioNetHeader {
+                    csum_start: 0,
+                    ..good
+                },
+                VirtioNetHeader {
+                    csum_offset: 6,
+                    ..good
+                },
+                VirtioNetHeader {
+                    gso_type: 3,
+                    ..good
+                },
+                VirtioNetHeader {
+                    gso_type: good.gso_type ^ (GSO_TCPV4 | GSO_TCPV6),
+                    ..good
+                },
+                VirtioNetHeader {
+                    gso_type: GSO_ECN,
+                    ..good
+                },
             ] {
                 assert_eq!(checked(&frame, header, 1500), bad, "{header:?}");
             }
-            assert_eq!(checked(&frame[..60], good, 1500), bad, "cut off within its headers");
-            assert_eq!(checked(&frame, VirtioNetHeader { gso_size: 1460, ..good }, 1500), Err(DropReason::TooBig));
+            assert_eq!(
+                checked(&frame[..60], good, 1500),
+                bad,
+                "cut off within its headers"
+            );
+            assert_eq!(
+                checked(
+                    &frame,
+                    VirtioNetHeader {
+                        gso_size: 1460,
+                        ..good
+                    },
+                    1500
+                ),
+                Err(DropReason::TooBig)
+            );
         }
-        let plain = VirtioNetHeader { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 16, ..VirtioNetHeader::default() };
+        let plain = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 34,
+            csum_offset: 16,
+            ..VirtioNetHeader::default()
+        };
         assert!(checked(&[0; 52], plain, 1500).is_ok());
         assert_eq!(checked(&[0; 51], plain, 1500), bad);
     }
@@ -437,8 +588,16 @@ mod tests {
     #[test]
     fn a_receiver_takes_what_it_can_finish_and_nothing_else() {
         let none = Capabilities::default();
-        let some = Capabilities { checksum: true, tso4: true, ..none };
-        let header = |flags, gso_type| VirtioNetHeader { flags, gso_type, ..VirtioNetHeader::default() };
+        let some = Capabilities {
+            checksum: true,
+            tso4: true,
+            ..none
+        };
+        let header = |flags, gso_type| VirtioNetHeader {
+            flags,
+            gso_type,
+            ..VirtioNetHeader::default()
+        };
         assert!(none.take(header(0, GSO_NONE)));
         assert!(none.take(header(DATA_VALID, GSO_NONE)));
         assert!(!none.take(header(NEEDS_CSUM, GSO_NONE)));

@@ -120,7 +120,11 @@ impl Switch {
         if self.slots.len() <= port.index() {
             self.slots.resize_with(port.index() + 1, || None);
         }
-        self.slots[port.index()] = Some(Slot { member, up: false, fresh: None });
+        self.slots[port.index()] = Some(Slot {
+            member,
+            up: false,
+            fresh: None,
+        });
         self.members.push(port);
     }
 
@@ -169,7 +173,13 @@ impl Switch {
     ///
     /// The frame must not pass.
     #[inline]
-    pub fn forward(&mut self, ingress: PortId, frame: u16, parsed: Parsed, out: &mut Outbox) -> Result<(), DropReason> {
+    pub fn forward(
+        &mut self,
+        ingress: PortId,
+        frame: u16,
+        parsed: Parsed,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
         let Parsed { dst, src, tag } = parsed;
         let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
             return Err(DropReason::PortDown);
@@ -232,11 +242,22 @@ impl Switch {
     }
 
     #[inline]
-    fn deliver(&self, port: PortId, frame: u16, domain: Domain, tag: Tag, out: &mut Outbox) -> Result<(), DropReason> {
+    fn deliver(
+        &self,
+        port: PortId,
+        frame: u16,
+        domain: Domain,
+        tag: Tag,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
         let Some(slot) = self.slot(port).filter(|slot| slot.up) else {
             return Err(DropReason::PortDown);
         };
-        let action = slot.member.vlan.egress(domain, tag).ok_or(DropReason::VlanNotAllowed)?;
+        let action = slot
+            .member
+            .vlan
+            .egress(domain, tag)
+            .ok_or(DropReason::VlanNotAllowed)?;
         out.push(port, Egress { frame, action });
         Ok(())
     }
@@ -244,7 +265,9 @@ impl Switch {
     fn flood(&self, ingress: PortId, frame: u16, domain: Domain, tag: Tag, out: &mut Outbox) {
         let from_uplink = self.slot(ingress).is_some_and(|slot| slot.member.uplink);
         for port in &self.members {
-            let Some(slot) = self.slot(*port) else { continue };
+            let Some(slot) = self.slot(*port) else {
+                continue;
+            };
             if *port == ingress || !slot.up || (from_uplink && slot.member.uplink) {
                 continue;
             }

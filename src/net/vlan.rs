@@ -138,7 +138,12 @@ mod tests {
 
     #[test]
     fn every_kind_of_port_classifies_every_kind_of_tag() {
-        let (untagged, priority, ten, reserved) = (Tag::Untagged, Tag::Tagged(Tci(0xe000)), Tag::Tagged(Tci(10)), Tag::Tagged(Tci(4095)));
+        let (untagged, priority, ten, reserved) = (
+            Tag::Untagged,
+            Tag::Tagged(Tci(0xe000)),
+            Tag::Tagged(Tci(10)),
+            Tag::Tagged(Tci(4095)),
+        );
         let none = Err(DropReason::VlanNotAllowed);
         let (native, of_ten) = (Ok(Domain::UNTAGGED), Ok(Domain::from(vlan(10))));
         for (port, expected) in [
@@ -146,7 +151,11 @@ mod tests {
             (PortVlan::Access(vlan(10)), [of_ten, of_ten, none, none]),
             (PortVlan::All, [native, native, of_ten, none]),
         ] {
-            assert_eq!([untagged, priority, ten, reserved].map(|tag| port.classify(tag)), expected, "{port:?}");
+            assert_eq!(
+                [untagged, priority, ten, reserved].map(|tag| port.classify(tag)),
+                expected,
+                "{port:?}"
+            );
         }
     }
 
@@ -157,12 +166,31 @@ mod tests {
         let priority = Tag::Tagged(Tci(0x6000));
         assert_eq!(PortVlan::Untagged.egress(ten, tagged), None);
         assert_eq!(PortVlan::Access(vlan(11)).egress(ten, tagged), None);
-        assert_eq!(PortVlan::Access(vlan(10)).egress(ten, tagged), Some(TagAction::Strip));
-        assert_eq!(PortVlan::Access(vlan(10)).egress(ten, Tag::Untagged), Some(TagAction::Keep));
-        assert_eq!(PortVlan::All.egress(ten, Tag::Untagged), Some(TagAction::Insert(Tci(10))));
+        assert_eq!(
+            PortVlan::Access(vlan(10)).egress(ten, tagged),
+            Some(TagAction::Strip)
+        );
+        assert_eq!(
+            PortVlan::Access(vlan(10)).egress(ten, Tag::Untagged),
+            Some(TagAction::Keep)
+        );
+        assert_eq!(
+            PortVlan::All.egress(ten, Tag::Untagged),
+            Some(TagAction::Insert(Tci(10)))
+        );
         assert_eq!(PortVlan::All.egress(ten, tagged), Some(TagAction::Keep));
-        assert_eq!(PortVlan::All.egress(ten, priority), Some(TagAction::Replace(Tci(0x600a))), "the priority is preserved");
-        assert_eq!(PortVlan::All.egress(Domain::UNTAGGED, priority), Some(TagAction::Keep));
-        assert_eq!(PortVlan::Untagged.egress(Domain::UNTAGGED, priority), Some(TagAction::Strip));
+        assert_eq!(
+            PortVlan::All.egress(ten, priority),
+            Some(TagAction::Replace(Tci(0x600a))),
+            "the priority is preserved"
+        );
+        assert_eq!(
+            PortVlan::All.egress(Domain::UNTAGGED, priority),
+            Some(TagAction::Keep)
+        );
+        assert_eq!(
+            PortVlan::Untagged.egress(Domain::UNTAGGED, priority),
+            Some(TagAction::Strip)
+        );
     }
 }

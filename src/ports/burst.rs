@@ -32,7 +32,10 @@ impl Segment {
 
     /// Describes memory of our own, which must outlive the segment.
     pub(super) const fn of(bytes: &[u8]) -> Self {
-        Self { address: bytes.as_ptr(), len: bytes.len() }
+        Self {
+            address: bytes.as_ptr(),
+            len: bytes.len(),
+        }
     }
 
     /// Where the piece begins.
@@ -145,7 +148,10 @@ impl Burst {
     #[inline]
     pub(super) fn begin(&mut self) -> &mut Head {
         let frame = &mut self.frames[self.len];
-        #[expect(clippy::cast_possible_truncation, reason = "a burst has far fewer segments than 2^32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a burst has far fewer segments than 2^32"
+        )]
         let first = self.segments.len() as u32;
         frame.first = first;
         frame.count = 0;
@@ -169,11 +175,6 @@ impl Burst {
     #[inline]
     pub(super) fn commit(&mut self) {
         self.len += 1;
-    }
-
-    /// Gives up the frame that was begun.
-    pub(super) fn abandon(&mut self) {
-        self.segments.truncate(self.frames[self.len].first as usize);
     }
 
     /// The body of a frame.

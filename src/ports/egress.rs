@@ -17,7 +17,12 @@ pub(super) trait Sink {
     fn capabilities(&self) -> Capabilities;
 
     /// Sends one frame: a head of ours and a body in its sender's memory.
-    fn put(&mut self, header: VirtioNetHeader, head: &[u8], body: &[Segment]) -> Result<(), DropReason>;
+    fn put(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+    ) -> Result<(), DropReason>;
 }
 
 /// Memory for frames that have to be finished here. One a port; grows to the largest frame once.
@@ -74,11 +79,16 @@ fn send_finished<S: Sink>(
     scratch.frame.clear();
     scratch.frame.extend_from_slice(head.bytes());
     burst.gather(burst.body(frame), &mut scratch.frame);
-    offload::finish(&mut scratch.frame, head.offload, capabilities, |header, headers, payload| {
-        if payload.is_empty() {
-            sink.put(header, headers, &[])
-        } else {
-            sink.put(header, headers, &[Segment::of(payload)])
-        }
-    })
+    offload::finish(
+        &mut scratch.frame,
+        head.offload,
+        capabilities,
+        |header, headers, payload| {
+            if payload.is_empty() {
+                sink.put(header, headers, &[])
+            } else {
+                sink.put(header, headers, &[Segment::of(payload)])
+            }
+        },
+    )
 }

@@ -144,7 +144,12 @@ pub trait Port: Send {
     /// # Errors
     ///
     /// The port's peer or device is broken; the port has taken itself down.
-    fn transmit(&mut self, burst: &Burst, batch: &[Egress], drops: &mut Drops) -> Result<Sent, PortFault>;
+    fn transmit(
+        &mut self,
+        burst: &Burst,
+        batch: &[Egress],
+        drops: &mut Drops,
+    ) -> Result<Sent, PortFault>;
 
     /// Asks to be woken when frames come in, and tells whether some came in meanwhile.
     fn arm(&mut self) -> bool;
@@ -181,7 +186,7 @@ pub trait Port: Send {
         None
     }
 
-    /// Does what is due.
+    /// Does what is due. Called once when a worker takes the port, which starts its timers.
     fn handle_timeout(&mut self, _now: Now) {}
 }
 
@@ -205,14 +210,24 @@ impl Watcher {
     /// The kernel refuses.
     pub fn add(&self, descriptor: RawFd) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLET, self.token);
-        epoll::ctl(self.epoll, epoll::ControlOptions::EPOLL_CTL_ADD, descriptor, event)
+        epoll::ctl(
+            self.epoll,
+            epoll::ControlOptions::EPOLL_CTL_ADD,
+            descriptor,
+            event,
+        )
     }
 
     /// Stops watching a descriptor, which must still be open: one that others hold too would be watched for ever.
     pub fn remove(&self, descriptor: RawFd) {
         let event = epoll::Event::new(epoll::Events::empty(), 0);
         // A descriptor that is not registered needs no more.
-        let _ = epoll::ctl(self.epoll, epoll::ControlOptions::EPOLL_CTL_DEL, descriptor, event);
+        let _ = epoll::ctl(
+            self.epoll,
+            epoll::ControlOptions::EPOLL_CTL_DEL,
+            descriptor,
+            event,
+        );
     }
 }
 
@@ -263,11 +278,26 @@ impl PortSpec {
 /// A stand-in.
 pub struct Stub;
 impl Port for Stub {
-    fn watch(&mut self, _: Watcher) -> io::Result<()> { Ok(()) }
-    fn receive(&mut self, _: &mut Burst, _: &mut Drops) -> Result<(), PortFault> { Ok(()) }
+    fn watch(&mut self, _: Watcher) -> io::Result<()> {
+        Ok(())
+    }
+    fn receive(&mut self, _: &mut Burst, _: &mut Drops) -> Result<(), PortFault> {
+        Ok(())
+    }
     fn release(&mut self, _: &mut Burst) {}
-    fn transmit(&mut self, _: &Burst, _: &[Egress], _: &mut Drops) -> Result<Sent, PortFault> { Ok(Sent::default()) }
-    fn arm(&mut self) -> bool { false }
-    fn status(&self) -> PortStatus { PortStatus { state: PortState::Down, features: Vec::new() } }
-    fn is_up(&self) -> bool { false }
+    fn transmit(&mut self, _: &Burst, _: &[Egress], _: &mut Drops) -> Result<Sent, PortFault> {
+        Ok(Sent::default())
+    }
+    fn arm(&mut self) -> bool {
+        false
+    }
+    fn status(&self) -> PortStatus {
+        PortStatus {
+            state: PortState::Down,
+            features: Vec::new(),
+        }
+    }
+    fn is_up(&self) -> bool {
+        false
+    }
 }

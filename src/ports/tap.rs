@@ -1,6 +1,35 @@
-//! A host adapter.
-use crate::wire::ethernet::MacAddr;
+//! A host adapter: a TAP device through which the host takes part in a network (`Documentation/networking/tuntap.rst`).
+//!
+//! # Theory of operation
+//!
+//! The device is made when the port is opened, given its address, and is gone when the port is; a persistent one that is
+//! there already is taken as it is. Each frame is one read or write, with a virtio-net header before it: super-frames
+//! and partial checksums pass both ways unfinished. What the kernel does not take at once is dropped.
+//!
+//! The host may take its side down, or even delete the device: the port is then down. It looks at intervals, and makes
+//! a deleted device again. Whether IPv6 is on and how it gets addresses is left to the host.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
 use ipnet::Ipv4Net;
+use tracing::{debug, info};
+
+use crate::net::Now;
+use crate::net::drops::{DropReason, Drops};
+use crate::net::switch::Egress;
+use crate::ports::burst::Burst;
+use crate::ports::egress::{Scratch, send_batch};
+use crate::ports::kernel::{self, Adapter, AdapterName, Looked, TapReceiver, TapSending};
+use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
+use crate::wire::ethernet::MacAddr;
+
+const DEVICE: &str = "/dev/net/tun";
+/// How often the device is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A TAP device to be created, or taken if it is there.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,9 +44,208 @@ pub struct Spec {
     pub mtu: u16,
 }
 
-/// A stand-in.
-pub struct Tap {}
+/// An open host adapter.
+pub struct Tap {
+    spec: Spec,
+    name: AdapterName,
+    adapter: Adapter,
+    tun: File,
+    up: bool,
+    look_at: Option<Instant>,
+    receiver: TapReceiver,
+    scratch: Scratch,
+}
+
 impl Tap {
-    /// Opens it.
-    pub fn open(_spec: &Spec) -> Result<crate::ports::Stub, crate::ports::OpenError> { Ok(crate::ports::Stub) }
+    /// Makes the device, configures it and brings it up.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken or cannot be one, or the process may not make devices.
+    pub fn open(spec: &Spec) -> Result<Self, OpenError> {
+        let failed = |attempt: &str| {
+            let attempt = format!("{attempt} {:?}", spec.name);
+            move |error| refused(attempt, error)
+        };
+        let name = AdapterName::new(&spec.name).ok_or_else(|| {
+            let reason = "a device's name has 1 to 15 letters, digits and signs other than / : %";
+            failed("make the host adapter")(io::Error::new(io::ErrorKind::InvalidInput, reason))
+        })?;
+        let adapter = Adapter::new(name).map_err(failed("look for the host adapter"))?;
+        let tun = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(DEVICE)
+            .map_err(|error| {
+                refused(
+                    format!("open {DEVICE} for the host adapter {:?}", spec.name),
+                    error,
+                )
+            })?;
+        attach(&tun, name, &adapter).map_err(failed("make the host adapter"))?;
+        configure(&adapter, spec).map_err(failed("configure the host adapter"))?;
+        let mut this = Self {
+            spec: spec.clone(),
+            name,
+            adapter,
+            tun,
+            up: false,
+            look_at: None,
+            receiver: TapReceiver::new().map_err(failed("reserve memory for the host adapter"))?,
+            scratch: Scratch::default(),
+        };
+        this.look();
+        Ok(this)
+    }
+
+    /// Finds out whether the device is there and up.
+    fn look(&mut self) {
+        let flags = self.adapter.flags().or_else(|error| {
+            if error.raw_os_error() != Some(libc::ENODEV) {
+                return Err(error);
+            }
+            kernel::attach_tap(self.tun.as_fd(), self.name)?;
+            configure(&self.adapter, &self.spec)?;
+            self.adapter.flags()
+        });
+        let up = match flags {
+            Ok(flags) => flags.up && flags.running,
+            Err(error) => {
+                debug!(device = %self.spec.name, %error, "the host adapter cannot be used");
+                false
+            }
+        };
+        self.set_up(up);
+    }
+
+    fn set_up(&mut self, up: bool) {
+        if self.up != up {
+            info!(device = %self.spec.name, "the host adapter is {}", if up { "up" } else { "down" });
+        }
+        self.up = up;
+    }
+}
+
+/// Attaches to the device, and says it in words where the name is somebody else's.
+fn attach(tun: &File, name: AdapterName, adapter: &Adapter) -> io::Result<()> {
+    kernel::attach_tap(tun.as_fd(), name).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "another process uses the TAP device of this name",
+        ),
+        Some(libc::EINVAL) if adapter.index().is_ok() => io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is an adapter of this name, of another kind",
+        ),
+        _ => error,
+    })
+}
+
+/// Gives the device what the specification says. It is brought up last, so that no route to a subnet that
+/// is about to change shows up meanwhile.
+fn configure(adapter: &Adapter, spec: &Spec) -> io::Result<()> {
+    adapter.set_mac(spec.mac)?;
+    adapter.set_mtu(spec.mtu)?;
+    if let Some(address) = spec.address {
+        adapter.set_address(address)?;
+    }
+    adapter.bring_up()
+}
+
+fn refused(attempt: String, source: io::Error) -> OpenError {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return OpenError::Permission {
+            attempt,
+            remedy: "a host adapter needs CAP_NET_ADMIN and access to /dev/net/tun: run as root or grant it: \
+                     setcap cap_net_raw,cap_net_admin+ep /path/to/vmlan",
+        };
+    }
+    OpenError::System { attempt, source }
+}
+
+impl Port for Tap {
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+        watcher.add(self.tun.as_fd().as_raw_fd())
+    }
+
+    fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
+        match self.receiver.receive(self.tun.as_fd(), burst, drops) {
+            Ok(Looked::Done) => {
+                if !self.up && !burst.is_empty() {
+                    self.look();
+                }
+                Ok(())
+            }
+            Ok(Looked::Down) => {
+                self.set_up(false);
+                Ok(())
+            }
+            Err(source) => {
+                self.set_up(false);
+                Err(PortFault::Device {
+                    attempt: "reading frames from the host adapter",
+                    source,
+                })
+            }
+        }
+    }
+
+    fn release(&mut self, burst: &mut Burst) {
+        burst.clear();
+    }
+
+    fn transmit(
+        &mut self,
+        burst: &Burst,
+        batch: &[Egress],
+        drops: &mut Drops,
+    ) -> Result<Sent, PortFault> {
+        if !self.up {
+            drops.count_many(
+                DropReason::PortDown,
+                u64::try_from(batch.len()).unwrap_or(u64::MAX),
+            );
+            return Ok(Sent::default());
+        }
+        let mut sending = TapSending::start(self.tun.as_fd());
+        send_batch(&mut sending, burst, batch, &mut self.scratch, drops);
+        let outcome = sending.finish();
+        if outcome.down {
+            self.set_up(false);
+        }
+        Ok(outcome.sent)
+    }
+
+    fn arm(&mut self) -> bool {
+        kernel::is_readable(self.tun.as_fd())
+    }
+
+    fn status(&self) -> PortStatus {
+        let state = if self.up {
+            PortState::Up
+        } else {
+            PortState::Down
+        };
+        PortStatus {
+            state,
+            features: Vec::new(),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.up
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        if self.look_at.is_some_and(|at| now.instant < at) {
+            return;
+        }
+        self.look();
+        self.look_at = Some(now.instant + LOOK);
+    }
 }

@@ -30,8 +30,15 @@ pub struct Arp {
 impl Arp {
     /// Reads the payload of an ARP frame.
     pub fn parse(payload: &[u8]) -> Option<Self> {
-        let ip = |at: usize| payload.get(at..at + 4).map(|b| Ipv4Addr::new(b[0], b[1], b[2], b[3]));
-        if be16(payload, 0)? != 1 || be16(payload, 2)? != ETHERTYPE_IPV4 || be16(payload, 4)? != 0x0604 {
+        let ip = |at: usize| {
+            payload
+                .get(at..at + 4)
+                .map(|b| Ipv4Addr::new(b[0], b[1], b[2], b[3]))
+        };
+        if be16(payload, 0)? != 1
+            || be16(payload, 2)? != ETHERTYPE_IPV4
+            || be16(payload, 4)? != 0x0604
+        {
             return None;
         }
         Some(Self {
@@ -110,8 +117,14 @@ mod tests {
         let mac = MacAddr([2, 0, 0, 0, 0, 9]);
         let frame = Arp::announcement(mac);
         assert_eq!(frame.len(), 60);
-        assert_eq!(frame[..14], [&[0xff; 6][..], &mac.0, &[0x80, 0x35]].concat());
+        assert_eq!(
+            frame[..14],
+            [&[0xff; 6][..], &mac.0, &[0x80, 0x35]].concat()
+        );
         let arp = Arp::parse(&frame[14..]).unwrap();
-        assert_eq!((arp.operation, arp.sender_mac, arp.target_mac), (REVERSE_REQUEST, mac, mac));
+        assert_eq!(
+            (arp.operation, arp.sender_mac, arp.target_mac),
+            (REVERSE_REQUEST, mac, mac)
+        );
     }
 }

@@ -72,7 +72,9 @@ impl fmt::Debug for MacAddr {
 
 /// Why a text is not a MAC address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0:?} is not a MAC address: write six pairs of hexadecimal digits, as in 52:54:00:12:34:56")]
+#[error(
+    "{0:?} is not a MAC address: write six pairs of hexadecimal digits, as in 52:54:00:12:34:56"
+)]
 pub struct MacAddrError(String);
 
 impl FromStr for MacAddr {
@@ -177,7 +179,14 @@ mod tests {
 
     #[test]
     fn what_is_not_an_address_is_refused() {
-        for text in ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "5g:54:00:12:34:56", "525:4:00:12:34:56", "+1:54:00:12:34:56"] {
+        for text in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:56:78",
+            "5g:54:00:12:34:56",
+            "525:4:00:12:34:56",
+            "+1:54:00:12:34:56",
+        ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
     }
@@ -187,7 +196,10 @@ mod tests {
         let frame = emit(MacAddr::BROADCAST, MacAddr([2; 6]), ETHERTYPE_ARP, &[7; 28]);
         assert_eq!(frame.len(), MIN_FRAME_LEN);
         let read = Ethernet::parse(&frame).unwrap();
-        assert_eq!((read.dst, read.src, read.ethertype), (MacAddr::BROADCAST, MacAddr([2; 6]), ETHERTYPE_ARP));
+        assert_eq!(
+            (read.dst, read.src, read.ethertype),
+            (MacAddr::BROADCAST, MacAddr([2; 6]), ETHERTYPE_ARP)
+        );
         assert!(Ethernet::parse(&frame[..13]).is_none());
     }
 }

@@ -28,6 +28,10 @@ mod tests {
         assert_eq!(checksum(&reply), 0);
         assert_eq!(echo_reply(&reply, false), None, "a reply is not answered");
         request[9] ^= 1;
-        assert_eq!(echo_reply(&request, false), None, "a damaged request is not answered");
+        assert_eq!(
+            echo_reply(&request, false),
+            None,
+            "a damaged request is not answered"
+        );
     }
 }

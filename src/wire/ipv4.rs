@@ -40,7 +40,8 @@ impl<'a> Ipv4<'a> {
         if checksum(header) != 0 {
             return None;
         }
-        let ip = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
+        let ip =
+            |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
         Some(Self {
             src: ip(12),
             dst: ip(16),
@@ -78,14 +79,26 @@ mod tests {
         let mut packet = emit(src, dst, PROTOCOL_UDP, b"hello").unwrap();
         packet.extend_from_slice(&[0; 20]);
         let read = Ipv4::parse(&packet).unwrap();
-        assert_eq!((read.src, read.dst, read.protocol, read.payload), (src, dst, PROTOCOL_UDP, &b"hello"[..]));
+        assert_eq!(
+            (read.src, read.dst, read.protocol, read.payload),
+            (src, dst, PROTOCOL_UDP, &b"hello"[..])
+        );
         packet[8] ^= 1;
-        assert!(Ipv4::parse(&packet).is_none(), "a wrong header checksum is noticed");
+        assert!(
+            Ipv4::parse(&packet).is_none(),
+            "a wrong header checksum is noticed"
+        );
     }
 
     #[test]
     fn lengths_that_lie_are_refused() {
-        let packet = emit(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, PROTOCOL_UDP, &[1; 8]).unwrap();
+        let packet = emit(
+            Ipv4Addr::LOCALHOST,
+            Ipv4Addr::LOCALHOST,
+            PROTOCOL_UDP,
+            &[1; 8],
+        )
+        .unwrap();
         for len in 0..packet.len() {
             assert!(Ipv4::parse(&packet[..len]).is_none());
         }

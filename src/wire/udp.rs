@@ -28,10 +28,20 @@ impl<'a> Udp<'a> {
         }
         let bytes = datagram.get(..usize::from(len))?;
         let unchecked = partial || be16(bytes, 6)? == 0;
-        if !unchecked && Sum::default().add_pseudo_header(ip.src, ip.dst, PROTOCOL_UDP, len).add(bytes).finish() != 0 {
+        if !unchecked
+            && Sum::default()
+                .add_pseudo_header(ip.src, ip.dst, PROTOCOL_UDP, len)
+                .over(bytes)
+                .finish()
+                != 0
+        {
             return None;
         }
-        Some(Self { src: be16(bytes, 0)?, dst: be16(bytes, 2)?, payload: bytes.get(8..)? })
+        Some(Self {
+            src: be16(bytes, 0)?,
+            dst: be16(bytes, 2)?,
+            payload: bytes.get(8..)?,
+        })
     }
 }
 
@@ -44,7 +54,11 @@ pub fn emit(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), payload: &[u8]) -> Optio
     datagram.extend_from_slice(&len.to_be_bytes());
     datagram.extend_from_slice(&[0, 0]);
     datagram.extend_from_slice(payload);
-    let sum = match Sum::default().add_pseudo_header(src.0, dst.0, PROTOCOL_UDP, len).add(&datagram).finish() {
+    let sum = match Sum::default()
+        .add_pseudo_header(src.0, dst.0, PROTOCOL_UDP, len)
+        .over(&datagram)
+        .finish()
+    {
         0 => 0xffff,
         sum => sum,
     };
@@ -60,12 +74,16 @@ mod tests {
     #[test]
     fn a_datagram_reads_back_and_a_changed_one_does_not() {
         let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        let mut packet = ipv4::emit(a, b, PROTOCOL_UDP, &emit((a, 68), (b, 67), b"odd").unwrap()).unwrap();
+        let mut packet =
+            ipv4::emit(a, b, PROTOCOL_UDP, &emit((a, 68), (b, 67), b"odd").unwrap()).unwrap();
         let udp = Udp::parse(&Ipv4::parse(&packet).unwrap(), false).unwrap();
         assert_eq!((udp.src, udp.dst, udp.payload), (68, 67, &b"odd"[..]));
         packet[30] ^= 1;
         let ip = Ipv4::parse(&packet).unwrap();
         assert!(Udp::parse(&ip, false).is_none());
-        assert!(Udp::parse(&ip, true).is_some(), "a partial checksum is not verified");
+        assert!(
+            Udp::parse(&ip, true).is_some(),
+            "a partial checksum is not verified"
+        );
     }
 }

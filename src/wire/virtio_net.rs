@@ -1,8 +1,8 @@
 //! The virtio-net header (virtio 1.2, section 5.1.6): what its sender left undone.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
 };
 
 /// Length of the header without `num_buffers`, as the kernel's sockets and legacy drivers use it.
@@ -63,7 +63,10 @@ impl VirtioNetHeader {
     /// Returns the twelve bytes of the mergeable form; the first ten are the short form.
     pub fn emit(self, num_buffers: u16) -> [u8; MERGEABLE_HEADER_LEN] {
         let ([a, b], [c, d]) = (self.hdr_len.to_le_bytes(), self.gso_size.to_le_bytes());
-        let ([e, f], [g, h]) = (self.csum_start.to_le_bytes(), self.csum_offset.to_le_bytes());
+        let ([e, f], [g, h]) = (
+            self.csum_start.to_le_bytes(),
+            self.csum_offset.to_le_bytes(),
+        );
         let [i, j] = num_buffers.to_le_bytes();
         [self.flags, self.gso_type, a, b, c, d, e, f, g, h, i, j]
     }
@@ -85,10 +88,20 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_as_it_was_written() {
-        let header = VirtioNetHeader { flags: NEEDS_CSUM, gso_type: GSO_TCPV6 | GSO_ECN, hdr_len: 74, gso_size: 1428, csum_start: 54, csum_offset: 16 };
+        let header = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            gso_type: GSO_TCPV6 | GSO_ECN,
+            hdr_len: 74,
+            gso_size: 1428,
+            csum_start: 54,
+            csum_offset: 16,
+        };
         let bytes = header.emit(3);
         assert_eq!(bytes[10..], [3, 0]);
-        assert_eq!(VirtioNetHeader::parse(bytes[..10].try_into().unwrap()), header);
+        assert_eq!(
+            VirtioNetHeader::parse(bytes[..10].try_into().unwrap()),
+            header
+        );
         assert_eq!(header.gso_kind(), GSO_TCPV6);
     }
 }

@@ -13,16 +13,37 @@ pub const HEADER: &str = "vmlan leases 1";
 /// The furthest end that is believed, in seconds since 1970: the end of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-const STATES: [(State, &str); 3] = [(State::Bound, "bound"), (State::Released, "released"), (State::Declined, "declined")];
+const STATES: [(State, &str); 3] = [
+    (State::Bound, "bound"),
+    (State::Released, "released"),
+    (State::Declined, "declined"),
+];
 
 /// Writes a record as a line, its end included.
 pub fn render(network: &str, record: &Record) -> String {
-    let state = STATES.iter().find(|(state, _)| *state == record.state).map_or("", |(_, word)| word);
-    let client_id = record.client_id.as_deref().filter(|id| !id.is_empty()).map_or_else(|| "-".to_owned(), hex);
-    let hostname = record.hostname.as_deref().filter(|name| is_plain(name)).unwrap_or("-");
-    let ends = record.ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let state = STATES
+        .iter()
+        .find(|(state, _)| *state == record.state)
+        .map_or("", |(_, word)| word);
+    let client_id = record
+        .client_id
+        .as_deref()
+        .filter(|id| !id.is_empty())
+        .map_or_else(|| "-".to_owned(), hex);
+    let hostname = record
+        .hostname
+        .as_deref()
+        .filter(|name| is_plain(name))
+        .unwrap_or("-");
+    let ends = record
+        .ends
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let ends = (ends.as_secs() + u64::from(ends.subsec_nanos() > 0)).min(LAST);
-    format!("{network} {} {state} {} {client_id} {hostname} {ends}\n", record.ip, record.mac)
+    format!(
+        "{network} {} {state} {} {client_id} {hostname} {ends}\n",
+        record.ip, record.mac
+    )
 }
 
 /// Reads a line, without its end.
@@ -42,7 +63,14 @@ pub fn parse(line: &str) -> Option<(String, Record)> {
         name => Some(is_plain(name).then(|| name.to_owned())?),
     };
     let ends = words.next()?.parse().ok().filter(|ends| *ends <= LAST)?;
-    let record = Record { ip, state, mac, client_id, hostname, ends: SystemTime::UNIX_EPOCH + Duration::from_secs(ends) };
+    let record = Record {
+        ip,
+        state,
+        mac,
+        client_id,
+        hostname,
+        ends: SystemTime::UNIX_EPOCH + Duration::from_secs(ends),
+    };
     words.next().is_none().then_some((network, record))
 }
 
@@ -61,7 +89,10 @@ mod tests {
     fn a_line_is_what_the_head_of_this_file_says() {
         let line = "vmnet1 192.168.81.128 bound 52:54:00:12:34:56 01:52:54 web1 1700000000";
         let (network, record) = parse(line).unwrap();
-        assert_eq!((network.as_str(), record.hostname.as_deref()), ("vmnet1", Some("web1")));
+        assert_eq!(
+            (network.as_str(), record.hostname.as_deref()),
+            ("vmnet1", Some("web1"))
+        );
         assert_eq!(render(&network, &record), format!("{line}\n"));
     }
 

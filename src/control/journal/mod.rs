@@ -48,7 +48,10 @@ pub enum JournalError {
         source: io::Error,
     },
     /// It is of another version.
-    #[error("cannot read the leases in {path}: it begins with {found:?}, not {:?}; it was written by another version", line::HEADER)]
+    #[error(
+        "cannot read the leases in {path}: it begins with {found:?}, not {:?}; it was written by another version",
+        line::HEADER
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -108,10 +111,19 @@ impl Leases {
             Err(source) => return Err(JournalError::Read { path, source }),
         };
         live.retain(|_, record| record.ends + REMEMBERED > now);
-        let mut leases = Self { path, live, file: None, length: 0, lines: 0 };
+        let mut leases = Self {
+            path,
+            live,
+            file: None,
+            length: 0,
+            lines: 0,
+        };
         match leases.compact() {
             Ok(()) => Ok(leases),
-            Err(source) => Err(JournalError::Write { path: leases.path, source }),
+            Err(source) => Err(JournalError::Write {
+                path: leases.path,
+                source,
+            }),
         }
     }
 
@@ -119,7 +131,10 @@ impl Leases {
     pub fn by_network(&self) -> BTreeMap<String, Vec<Record>> {
         let mut networks: BTreeMap<String, Vec<Record>> = BTreeMap::new();
         for ((network, _), record) in &self.live {
-            networks.entry(network.clone()).or_default().push(record.clone());
+            networks
+                .entry(network.clone())
+                .or_default()
+                .push(record.clone());
         }
         networks
     }
@@ -139,7 +154,9 @@ impl Leases {
     fn work(mut self, receiver: &Receiver<Entry>, durable: &Durable) {
         let mut complained: Option<Instant> = None;
         while let Ok(first) = receiver.recv() {
-            let batch: Vec<Entry> = std::iter::once(first).chain(receiver.try_iter().take(QUEUE)).collect();
+            let batch: Vec<Entry> = std::iter::once(first)
+                .chain(receiver.try_iter().take(QUEUE))
+                .collect();
             let result = self.append(&batch);
             for entry in &batch {
                 durable.settle(entry.ticket, result.is_ok());
@@ -160,10 +177,19 @@ impl Leases {
         if self.file.is_none() {
             self.compact()?;
         }
-        let text: String = batch.iter().map(|entry| line::render(&entry.network, &entry.record)).collect();
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        let text: String = batch
+            .iter()
+            .map(|entry| line::render(&entry.network, &entry.record))
+            .collect();
+        let Some(file) = &mut self.file else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         if let Err(error) = file.write_all(text.as_bytes()) {
-            if file.set_len(self.length).and_then(|()| file.seek(SeekFrom::Start(self.length))).is_err() {
+            if file
+                .set_len(self.length)
+                .and_then(|()| file.seek(SeekFrom::Start(self.length)))
+                .is_err()
+            {
                 self.file = None;
             }
             return Err(error);
@@ -175,8 +201,12 @@ impl Leases {
         }
         self.length += text.len() as u64;
         self.lines += batch.len();
-        for Entry { network, record, .. } in batch {
-            self.live.insert((network.clone(), record.ip), record.clone());
+        for Entry {
+            network, record, ..
+        } in batch
+        {
+            self.live
+                .insert((network.clone(), record.ip), record.clone());
         }
         Ok(())
     }
@@ -195,8 +225,14 @@ impl Leases {
     /// Writes the records that count to a new file, which takes the place of the old.
     fn compact(&mut self) -> io::Result<()> {
         let mut text = format!("{}\n", line::HEADER);
-        text.extend(self.live.iter().map(|((network, _), record)| line::render(network, record)));
-        self.file = Some(directory::replace_with(&self.path, 0o640, |file| file.write_all(text.as_bytes()))?);
+        text.extend(
+            self.live
+                .iter()
+                .map(|((network, _), record)| line::render(network, record)),
+        );
+        self.file = Some(directory::replace_with(&self.path, 0o640, |file| {
+            file.write_all(text.as_bytes())
+        })?);
         self.length = text.len() as u64;
         self.lines = self.live.len();
         Ok(())
@@ -205,7 +241,11 @@ impl Leases {
 
 impl crate::engine::Journal for Sender {
     fn append(&mut self, network: &str, ticket: u64, record: Record) -> bool {
-        match self.0.try_send(Entry { network: network.to_owned(), ticket, record }) {
+        match self.0.try_send(Entry {
+            network: network.to_owned(),
+            ticket,
+            record,
+        }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
@@ -229,8 +269,16 @@ fn read(bytes: &[u8], path: &Path) -> Result<Live, JournalError> {
         None => return Ok(live),
         Some(first) if first.trim_end() == line::HEADER => {}
         Some(first) => {
-            let found = first.chars().take(40).collect::<String>().trim_end().to_owned();
-            return Err(JournalError::Version { path: path.to_owned(), found });
+            let found = first
+                .chars()
+                .take(40)
+                .collect::<String>()
+                .trim_end()
+                .to_owned();
+            return Err(JournalError::Version {
+                path: path.to_owned(),
+                found,
+            });
         }
     }
     for (number, text) in (2_usize..).zip(lines) {
@@ -239,8 +287,12 @@ fn read(bytes: &[u8], path: &Path) -> Result<Live, JournalError> {
             Some((network, record)) => {
                 live.insert((network, record.ip), record);
             }
-            None if whole.is_none() => tracing::warn!(path = %path.display(), number, "the last lease is cut off and skipped"),
-            None => tracing::warn!(path = %path.display(), number, "a lease cannot be read and is skipped"),
+            None if whole.is_none() => {
+                tracing::warn!(path = %path.display(), number, "the last lease is cut off and skipped")
+            }
+            None => {
+                tracing::warn!(path = %path.display(), number, "a lease cannot be read and is skipped")
+            }
         }
     }
     Ok(live)

@@ -23,7 +23,11 @@ fn record(last: u8, ends_in: u64) -> Record {
 }
 
 fn entry(last: u8, ends_in: u64) -> Entry {
-    Entry { network: "net".to_owned(), ticket: 0, record: record(last, ends_in) }
+    Entry {
+        network: "net".to_owned(),
+        ticket: 0,
+        record: record(last, ends_in),
+    }
 }
 
 fn text(dir: &Path) -> String {
@@ -42,8 +46,15 @@ fn records_survive_a_restart_and_the_newest_counts() {
     writer.finish();
     assert_eq!(text(dir.path()).lines().count(), 4);
     let leases = Leases::open(dir.path(), now()).unwrap();
-    assert_eq!(leases.by_network(), BTreeMap::from([("net".to_owned(), vec![record(1, 900), record(2, 100)])]));
-    assert_eq!(text(dir.path()).lines().count(), 3, "what does not count any more is gone");
+    assert_eq!(
+        leases.by_network(),
+        BTreeMap::from([("net".to_owned(), vec![record(1, 900), record(2, 100)])])
+    );
+    assert_eq!(
+        text(dir.path()).lines().count(),
+        3,
+        "what does not count any more is gone"
+    );
 }
 
 #[test]
@@ -63,7 +74,10 @@ fn broken_lines_and_a_cut_off_end_are_skipped() {
 fn a_file_of_another_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("leases"), "vmlan leases 2\n").unwrap();
-    assert!(matches!(Leases::open(dir.path(), now()), Err(JournalError::Version { .. })));
+    assert!(matches!(
+        Leases::open(dir.path(), now()),
+        Err(JournalError::Version { .. })
+    ));
     assert_eq!(text(dir.path()), "vmlan leases 2\n");
 }
 
@@ -71,7 +85,11 @@ fn a_file_of_another_version_is_left_alone() {
 fn what_ended_long_ago_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let lines = line::render("net", &record(1, 0)) + &line::render("net", &record(2, 100));
-    std::fs::write(dir.path().join("leases"), format!("{}\n{lines}", line::HEADER)).unwrap();
+    std::fs::write(
+        dir.path().join("leases"),
+        format!("{}\n{lines}", line::HEADER),
+    )
+    .unwrap();
     let leases = Leases::open(dir.path(), now() + REMEMBERED + Duration::from_secs(50)).unwrap();
     assert_eq!(leases.by_network()["net"], [record(2, 100)]);
 }
@@ -86,7 +104,10 @@ fn a_batch_that_cannot_be_written_leaves_the_file_as_it_was_and_the_next_is_writ
     leases.append(&[entry(2, 100)]).unwrap_err();
     assert_eq!(text(dir.path()), before);
     leases.append(&[entry(3, 100)]).unwrap();
-    assert_eq!(Leases::open(dir.path(), now()).unwrap().by_network()["net"], [record(1, 100), record(3, 100)]);
+    assert_eq!(
+        Leases::open(dir.path(), now()).unwrap().by_network()["net"],
+        [record(1, 100), record(3, 100)]
+    );
 }
 
 #[test]
@@ -99,9 +120,16 @@ fn a_file_that_has_grown_is_written_anew() {
     assert_eq!(leases.lines, SLACK + 4);
     leases.append(&[entry(1, 200)]).unwrap();
     leases.tidy();
-    assert_eq!(text(dir.path()), format!("{}\n{}", line::HEADER, line::render("net", &record(1, 200))));
+    assert_eq!(
+        text(dir.path()),
+        format!("{}\n{}", line::HEADER, line::render("net", &record(1, 200)))
+    );
     leases.append(&[entry(2, 200)]).unwrap();
-    assert_eq!(text(dir.path()).lines().count(), 3, "writing goes on at the end of the new file");
+    assert_eq!(
+        text(dir.path()).lines().count(),
+        3,
+        "writing goes on at the end of the new file"
+    );
 }
 
 #[test]

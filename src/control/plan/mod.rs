@@ -84,15 +84,29 @@ impl Plan {
     /// `runtime_dir` and `state_dir` are what is used where the file does not say.
     pub fn new(file: &File, runtime_dir: &Path, state_dir: &Path, problems: &mut Problems) -> Self {
         let mut plan = Self {
-            runtime_dir: file.runtime_dir.clone().unwrap_or_else(|| runtime_dir.to_owned()),
-            state_dir: file.state_dir.clone().unwrap_or_else(|| state_dir.to_owned()),
+            runtime_dir: file
+                .runtime_dir
+                .clone()
+                .unwrap_or_else(|| runtime_dir.to_owned()),
+            state_dir: file
+                .state_dir
+                .clone()
+                .unwrap_or_else(|| state_dir.to_owned()),
             networks: Vec::new(),
             vms: Vec::new(),
         };
         if plan.runtime_dir == plan.state_dir {
-            problems.error("daemon.state_dir", "must be another directory than runtime_dir");
+            problems.error(
+                "daemon.state_dir",
+                "must be another directory than runtime_dir",
+            );
         }
         let mut names = Uses::default();
+        names.claim(
+            "gateway".to_owned(),
+            "the gateway port of every network",
+            problems,
+        );
         let mut addresses = Uses::default();
         let mut sockets = Uses::default();
         sockets.claim(plan.control_socket(), "the control socket", problems);
@@ -112,12 +126,17 @@ impl Plan {
         }
         for (name, network) in &file.networks {
             let path = join("network", name);
-            plan.networks.extend(plan.network(name, network, &path, problems));
+            plan.networks
+                .extend(plan.network(name, network, &path, problems));
             if let Some(Adapter(adapter)) = &network.host_adapter {
                 names.claim(adapter.clone(), &join(&path, "host_adapter"), problems);
             }
             for (index, Adapter(adapter)) in network.active.iter().flatten().enumerate() {
-                names.claim(adapter.clone(), &format!("{path}.team.active[{index}]"), problems);
+                names.claim(
+                    adapter.clone(),
+                    &format!("{path}.team.active[{index}]"),
+                    problems,
+                );
             }
         }
         overlaps(&plan.networks, problems);
@@ -151,13 +170,33 @@ impl Plan {
     fn vm(&self, name: &str, vm: &config::Vm, file: &File, problems: &mut Problems) -> Option<Vm> {
         let path = join("vm", name);
         let socket_path = join(&path, "socket");
-        let socket = vm.socket.clone().unwrap_or_else(|| self.runtime_dir.join(format!("{name}.sock")));
+        let socket = vm
+            .socket
+            .clone()
+            .unwrap_or_else(|| self.runtime_dir.join(format!("{name}.sock")));
         fits_a_socket(&socket, &socket_path, problems);
-        let network = within("network", vm.network.as_deref(), &file.networks, &path, "network", problems);
+        let network = within(
+            "network",
+            vm.network.as_deref(),
+            &file.networks,
+            &path,
+            "network",
+            problems,
+        );
         let mut vlan = PortVlan::Untagged;
         if let (Some(group), Some(network)) = (&vm.port_group, network) {
-            let place = format!("port group of network {:?}", vm.network.as_deref().unwrap_or_default());
-            vlan = *within("port_group", Some(group), &network.port_groups, &path, &place, problems)?;
+            let place = format!(
+                "port group of network {:?}",
+                vm.network.as_deref().unwrap_or_default()
+            );
+            vlan = *within(
+                "port_group",
+                Some(group),
+                &network.port_groups,
+                &path,
+                &place,
+                problems,
+            )?;
         }
         Some(Vm {
             name: name.to_owned(),
@@ -170,14 +209,37 @@ impl Plan {
         })
     }
 
-    fn network(&self, name: &str, network: &config::Network, path: &str, problems: &mut Problems) -> Option<Network> {
+    fn network(
+        &self,
+        name: &str,
+        network: &config::Network,
+        path: &str,
+        problems: &mut Problems,
+    ) -> Option<Network> {
         let mode = mode(network, path, problems)?;
         let mtu = network.mtu.unwrap_or(1500);
-        let subnet = network.subnet.and_then(|subnet| Subnet::new(subnet.0, network.host_adapter.is_some(), &join(path, "subnet"), problems));
+        let subnet = network.subnet.and_then(|subnet| {
+            Subnet::new(
+                subnet.0,
+                network.host_adapter.is_some(),
+                &join(path, "subnet"),
+                problems,
+            )
+        });
         let dhcp = match (&network.dhcp, subnet) {
             (config::Dhcp::Off, _) | (_, None) => None,
-            (config::Dhcp::Unsaid, Some(subnet)) => Some(Dhcp::new(&config::Server::default(), subnet, mtu, name, &self.vms, path, problems)),
-            (config::Dhcp::On(server), Some(subnet)) => Some(Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems)),
+            (config::Dhcp::Unsaid, Some(subnet)) => Some(Dhcp::new(
+                &config::Server::default(),
+                subnet,
+                mtu,
+                name,
+                &self.vms,
+                path,
+                problems,
+            )),
+            (config::Dhcp::On(server), Some(subnet)) => Some(Dhcp::new(
+                server, subnet, mtu, name, &self.vms, path, problems,
+            )),
         };
         Some(Network {
             name: name.to_owned(),
@@ -185,7 +247,12 @@ impl Plan {
             mtu,
             subnet,
             host_adapter: network.host_adapter.clone().map(|Adapter(name)| name),
-            uplink: network.active.iter().flatten().map(|Adapter(name)| name.clone()).next(),
+            uplink: network
+                .active
+                .iter()
+                .flatten()
+                .map(|Adapter(name)| name.clone())
+                .next(),
             dhcp,
         })
     }
@@ -196,7 +263,10 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
     let key = |key| join(path, key);
     let Some(mode) = network.mode else {
         if !problems.has(&key("mode")) {
-            problems.error(key("mode"), "is missing: write \"host-only\", \"isolated\" or \"bridged\"");
+            problems.error(
+                key("mode"),
+                "is missing: write \"host-only\", \"isolated\" or \"bridged\"",
+            );
         }
         return None;
     };
@@ -217,13 +287,22 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
         }
         Mode::HostOnly | Mode::Isolated => {
             if network.active.is_some() {
-                problems.error(key("team"), format!("a network that is {} has no uplink; use mode = \"bridged\"", mode.name()));
+                problems.error(
+                    key("team"),
+                    format!(
+                        "a network that is {} has no uplink; use mode = \"bridged\"",
+                        mode.name()
+                    ),
+                );
             }
             if network.subnet.is_none() && !problems.has(&key("subnet")) {
                 if mode == Mode::HostOnly {
                     problems.error(key("subnet"), "is missing: a host-only network needs one, as in subnet = \"192.168.81.0/24\"");
                 } else if serves {
-                    problems.error(key("dhcp"), "needs a subnet to serve, as in subnet = \"192.168.81.0/24\"");
+                    problems.error(
+                        key("dhcp"),
+                        "needs a subnet to serve, as in subnet = \"192.168.81.0/24\"",
+                    );
                 }
             }
         }
@@ -257,13 +336,21 @@ fn within<'a, T>(
     problems: &mut Problems,
 ) -> Option<&'a T> {
     let path = join(path, key);
-    let list = || names.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let list = || {
+        names
+            .keys()
+            .map(|name| format!("{name:?}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match name {
         Some(name) => {
             let found = names.get(name);
             if found.is_none() && !problems.has(&join(key, name)) {
                 let hint = match did_you_mean(name, names.keys().map(String::as_str)) {
-                    hint if hint.is_empty() && names.is_empty() => "; there is none at all".to_owned(),
+                    hint if hint.is_empty() && names.is_empty() => {
+                        "; there is none at all".to_owned()
+                    }
                     hint if hint.is_empty() => format!("; there is {}", list()),
                     hint => hint,
                 };
@@ -273,7 +360,10 @@ fn within<'a, T>(
         }
         None => {
             if !problems.has(&path) {
-                problems.error(path, format!("is missing: name a {what}, one of {}", list()));
+                problems.error(
+                    path,
+                    format!("is missing: name a {what}, one of {}", list()),
+                );
             }
             None
         }
@@ -309,20 +399,29 @@ fn station(mac: MacAddr, path: &str, problems: &mut Problems) {
 fn fits_a_socket(socket: &Path, path: &str, problems: &mut Problems) {
     let length = socket.as_os_str().len();
     if length > SOCKET_PATH {
-        let text = format!("{} has {length} bytes, and a socket's path has at most {SOCKET_PATH}; use a shorter one", socket.display());
+        let text = format!(
+            "{} has {length} bytes, and a socket's path has at most {SOCKET_PATH}; use a shorter one",
+            socket.display()
+        );
         problems.error(path, text);
     }
 }
 
 /// The host can have each address once only; networks that it does not take part in may repeat them.
 fn overlaps(networks: &[Network], problems: &mut Problems) {
-    let attached: Vec<_> = networks.iter().filter(|network| network.host_adapter.is_some()).collect();
+    let attached: Vec<_> = networks
+        .iter()
+        .filter(|network| network.host_adapter.is_some())
+        .collect();
     for (index, network) in attached.iter().enumerate() {
         for earlier in &attached[..index] {
             if let (Some(a), Some(b)) = (network.subnet, earlier.subnet)
                 && (a.net.contains(&b.net) || b.net.contains(&a.net))
             {
-                let text = format!("{} overlaps {} of network {:?}, and the host has an adapter in both", a.net, b.net, earlier.name);
+                let text = format!(
+                    "{} overlaps {} of network {:?}, and the host has an adapter in both",
+                    a.net, b.net, earlier.name
+                );
                 problems.error(join(&join("network", &network.name), "subnet"), text);
             }
         }
@@ -330,11 +429,19 @@ fn overlaps(networks: &[Network], problems: &mut Problems) {
 }
 
 fn unused(file: &File, problems: &mut Problems) {
-    let used: Vec<&str> = file.networks.values().flat_map(|network| network.active.iter().flatten()).map(|Adapter(name)| name.as_str()).collect();
+    let used: Vec<&str> = file
+        .networks
+        .values()
+        .flat_map(|network| network.active.iter().flatten())
+        .map(|Adapter(name)| name.as_str())
+        .collect();
     for uplink in &file.uplinks {
         if !used.contains(&uplink.as_str()) {
             let hint = did_you_mean(uplink, used.iter().copied());
-            problems.warn(join("uplink", uplink), format!("no team uses this uplink{hint}"));
+            problems.warn(
+                join("uplink", uplink),
+                format!("no team uses this uplink{hint}"),
+            );
         }
     }
 }
@@ -343,3 +450,6 @@ fn unused(file: &File, problems: &mut Problems) {
 fn hostname(vm: &str) -> Option<String> {
     is_label(vm).then(|| vm.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

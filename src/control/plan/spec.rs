@@ -19,10 +19,16 @@ impl Plan {
         let networks = self.networks.iter().map(|network| NetworkSpec {
             name: network.name.clone(),
             mtu: network.mtu,
-            gateway: gateway(network, macs, restored.get(&network.name).map_or(&[], Vec::as_slice)),
+            gateway: gateway(
+                network,
+                macs,
+                restored.get(&network.name).map_or(&[], Vec::as_slice),
+            ),
             ports: self.ports(network, macs),
         });
-        Spec { networks: networks.collect() }
+        Spec {
+            networks: networks.collect(),
+        }
     }
 
     fn ports(&self, network: &Network, macs: &Macs) -> Vec<NetworkPort> {
@@ -32,13 +38,27 @@ impl Plan {
                 name: uplink.clone(),
                 port_group: None,
                 vlan: PortVlan::All,
-                port: PortSpec::Packet(packet::Spec { interface: uplink.clone() }),
+                port: PortSpec::Packet(packet::Spec {
+                    interface: uplink.clone(),
+                }),
             });
         }
         if let Some(adapter) = &network.host_adapter {
-            let address = network.subnet.and_then(|subnet| Ipv4Net::new(subnet.host?, subnet.net.prefix_len()).ok());
-            let tap = tap::Spec { name: adapter.clone(), mac: macs.host(&network.name), address, mtu: network.mtu };
-            ports.push(NetworkPort { name: adapter.clone(), port_group: None, vlan: PortVlan::Untagged, port: PortSpec::Tap(tap) });
+            let address = network
+                .subnet
+                .and_then(|subnet| Ipv4Net::new(subnet.host?, subnet.net.prefix_len()).ok());
+            let tap = tap::Spec {
+                name: adapter.clone(),
+                mac: macs.host(&network.name),
+                address,
+                mtu: network.mtu,
+            };
+            ports.push(NetworkPort {
+                name: adapter.clone(),
+                port_group: None,
+                vlan: PortVlan::Untagged,
+                port: PortSpec::Tap(tap),
+            });
         }
         for vm in self.vms.iter().filter(|vm| vm.network == network.name) {
             let guest = guest::Spec {
@@ -48,7 +68,12 @@ impl Plan {
                 mac: macs.vm(&vm.name),
                 mtu: network.mtu,
             };
-            ports.push(NetworkPort { name: vm.name.clone(), port_group: vm.port_group.clone(), vlan: vm.vlan, port: PortSpec::Guest(guest) });
+            ports.push(NetworkPort {
+                name: vm.name.clone(),
+                port_group: vm.port_group.clone(),
+                vlan: vm.vlan,
+                port: PortSpec::Guest(guest),
+            });
         }
         ports
     }
@@ -71,10 +96,19 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
                 hostname: reservation.hostname.clone(),
             })
             .collect();
-        spec.restored = restored.iter().filter(|record| subnet.refuses(record.ip).is_none()).cloned().collect();
+        spec.restored = restored
+            .iter()
+            .filter(|record| subnet.refuses(record.ip).is_none())
+            .cloned()
+            .collect();
         // First, so that it overhears the ARP traffic that the next service claims.
-        services.push(gateway::ServiceSpec::Dhcp(spec));
+        services.push(gateway::ServiceSpec::Dhcp(Box::new(spec)));
     }
-    services.push(gateway::ServiceSpec::Address(address::Spec { ip: subnet.gateway }));
-    Some(gateway::Spec { mac: macs.gateway(&network.name), services })
+    services.push(gateway::ServiceSpec::Address(address::Spec {
+        ip: subnet.gateway,
+    }));
+    Some(gateway::Spec {
+        mac: macs.gateway(&network.name),
+        services,
+    })
 }

@@ -25,16 +25,26 @@ impl Subnet {
     /// Plans the addresses of a subnet.
     pub fn new(net: Ipv4Net, host: bool, path: &str, problems: &mut Problems) -> Option<Self> {
         if !(8..=29).contains(&net.prefix_len()) {
-            problems.error(path, format!("{net} cannot be used: the prefix length must be between 8 and 29"));
+            problems.error(
+                path,
+                format!("{net} cannot be used: the prefix length must be between 8 and 29"),
+            );
             return None;
         }
         let first = net.network();
         if first.octets()[0] == 0 || first.is_loopback() || first.octets()[0] >= 224 {
-            problems.error(path, format!("{net} has no addresses for machines; use one such as 192.168.81.0/24"));
+            problems.error(
+                path,
+                format!("{net} has no addresses for machines; use one such as 192.168.81.0/24"),
+            );
             return None;
         }
         let host = host.then(|| Ipv4Addr::from_bits(first.to_bits() + 1));
-        Some(Self { net, host, gateway: Ipv4Addr::from_bits(net.broadcast().to_bits() - 1) })
+        Some(Self {
+            net,
+            host,
+            gateway: Ipv4Addr::from_bits(net.broadcast().to_bits() - 1),
+        })
     }
 
     /// Returns the addresses for clients where nobody says which: the upper half, the gateway's aside.
@@ -42,7 +52,10 @@ impl Subnet {
         let last = self.gateway.to_bits() - 1;
         let half = (self.net.broadcast().to_bits() - self.net.network().to_bits()) / 2 + 1;
         let first = (self.net.network().to_bits() + half).max(last.saturating_sub(POOL - 1));
-        Range { first: Ipv4Addr::from_bits(first), last: Ipv4Addr::from_bits(last) }
+        Range {
+            first: Ipv4Addr::from_bits(first),
+            last: Ipv4Addr::from_bits(last),
+        }
     }
 
     /// Says why an address cannot be a client's, if it cannot.
@@ -50,9 +63,14 @@ impl Subnet {
         if !self.net.contains(&ip) {
             Some(format!("{ip} is not in the subnet {}", self.net))
         } else if ip == self.net.network() || ip == self.net.broadcast() {
-            Some(format!("{ip} is not an address of one machine in {}", self.net))
+            Some(format!(
+                "{ip} is not an address of one machine in {}",
+                self.net
+            ))
         } else if ip == self.gateway {
-            Some(format!("{ip} is the address of the gateway and DHCP server"))
+            Some(format!(
+                "{ip} is the address of the gateway and DHCP server"
+            ))
         } else if Some(ip) == self.host {
             Some(format!("{ip} is the address of the host adapter"))
         } else {
@@ -80,9 +98,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_subnet_is_refused() {
-        for text in ["10.0.0.0/7", "10.0.0.0/30", "127.0.0.0/8", "224.0.0.0/24", "0.0.0.0/8"] {
+        for text in [
+            "10.0.0.0/7",
+            "10.0.0.0/30",
+            "127.0.0.0/8",
+            "224.0.0.0/24",
+            "0.0.0.0/8",
+        ] {
             let mut problems = Problems::default();
-            assert_eq!(Subnet::new(text.parse().unwrap(), true, "", &mut problems), None, "{text}");
+            assert_eq!(
+                Subnet::new(text.parse().unwrap(), true, "", &mut problems),
+                None,
+                "{text}"
+            );
             assert!(!problems.is_empty());
         }
     }

@@ -53,17 +53,27 @@ const FIRST_CONNECTION: u64 = 1;
 
 /// Binds the socket of a port whose VMM connects.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, OpenError> {
-    let refuse = |reason: String| OpenError::Socket { path: path.display().to_string(), reason };
+    let refuse = |reason: String| OpenError::Socket {
+        path: path.display().to_string(),
+        reason,
+    };
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(refuse("something that is not a socket is there; remove it or choose another path".to_owned()));
+            return Err(refuse(
+                "something that is not a socket is there; remove it or choose another path"
+                    .to_owned(),
+            ));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(refuse("another process listens there; stop it or choose another path".to_owned()));
+            return Err(refuse(
+                "another process listens there; stop it or choose another path".to_owned(),
+            ));
         }
-        Ok(_) => fs::remove_file(path).map_err(|error| refuse(format!("a stale socket cannot be removed: {error}")))?,
+        Ok(_) => fs::remove_file(path)
+            .map_err(|error| refuse(format!("a stale socket cannot be removed: {error}")))?,
         Err(_) => {}
     }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are said in the system's words")]
     let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => refuse("its directory does not exist; create it".to_owned()),
         io::ErrorKind::PermissionDenied => refuse(
@@ -90,13 +100,25 @@ pub(super) struct Door {
 
 impl Door {
     /// Prepares the door. `stop` becomes readable when the port is to close.
-    pub(super) fn new(spec: Spec, link: Arc<Link>, listener: Option<UnixListener>, stop: EventFd) -> io::Result<Self> {
+    pub(super) fn new(
+        spec: Spec,
+        link: Arc<Link>,
+        listener: Option<UnixListener>,
+        stop: EventFd,
+    ) -> io::Result<Self> {
         let epoll = Epoll(epoll::create(true)?);
         epoll.add(stop.as_raw_fd(), STOP)?;
         if let Some(listener) = &listener {
             epoll.add(listener.as_raw_fd(), LISTENER)?;
         }
-        Ok(Self { spec, link, listener, _stop: stop, epoll, connections: BTreeMap::new() })
+        Ok(Self {
+            spec,
+            link,
+            listener,
+            _stop: stop,
+            epoll,
+            connections: BTreeMap::new(),
+        })
     }
 
     /// Serves the port until it is stopped.
@@ -134,7 +156,9 @@ impl Door {
     fn reach_out(&mut self) {
         match UnixStream::connect(&self.spec.socket) {
             Ok(stream) => self.open(stream),
-            Err(error) => tracing::trace!(port = self.spec.name, %error, "the VMM does not listen yet"),
+            Err(error) => {
+                tracing::trace!(port = self.spec.name, %error, "the VMM does not listen yet")
+            }
         }
     }
 
@@ -147,7 +171,10 @@ impl Door {
     fn open(&mut self, stream: UnixStream) {
         let name = &self.spec.name;
         if self.connections.len() >= MAX_CONNECTIONS {
-            tracing::debug!(port = name, "closed a connection: the port has {MAX_CONNECTIONS} already");
+            tracing::debug!(
+                port = name,
+                "closed a connection: the port has {MAX_CONNECTIONS} already"
+            );
             return;
         }
         let number = self.link.connect();
@@ -165,7 +192,9 @@ impl Door {
     }
 
     fn serve(&mut self, number: u64) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
         if let Err(end) = connection.serve(&self.spec, &self.link) {
             self.close(number, Err(end));
         }
@@ -173,31 +202,51 @@ impl Door {
 
     fn tick(&mut self) {
         let stalled = |connection: &mut Connection| {
-            connection.waited = if connection.public_inbox.is_partial() { connection.waited + 1 } else { 0 };
+            connection.waited = if connection.public_inbox.is_partial() {
+                connection.waited + 1
+            } else {
+                0
+            };
             connection.waited >= PATIENCE
         };
-        let late: Vec<u64> =
-            self.connections.iter_mut().filter_map(|(number, c)| stalled(c).then_some(*number)).collect();
+        let late: Vec<u64> = self
+            .connections
+            .iter_mut()
+            .filter_map(|(number, c)| stalled(c).then_some(*number))
+            .collect();
         for number in late {
-            self.close(number, Err(End::Broken("a message began and did not end".to_owned())));
+            self.close(
+                number,
+                Err(End::Broken("a message began and did not end".to_owned())),
+            );
         }
     }
 
     /// Ends a connection: first the session, then the rings, then the memory.
     fn close(&mut self, number: u64, end: Result<(), End>) {
-        let Some(mut connection) = self.connections.remove(&number) else { return };
+        let Some(mut connection) = self.connections.remove(&number) else {
+            return;
+        };
         connection.hang_up();
         let session = connection.daemon.wait();
         self.link.disconnect(number);
         drop(connection);
         let name = &self.spec.name;
         match (end, session) {
-            (Ok(()) | Err(End::Closed), _) => tracing::debug!(port = name, number, "the VMM disconnected"),
-            (Err(End::Broken(reason)), _) => tracing::warn!(port = name, reason, "closed a connection that broke the vhost-user protocol"),
+            (Ok(()) | Err(End::Closed), _) => {
+                tracing::debug!(port = name, number, "the VMM disconnected")
+            }
+            (Err(End::Broken(reason)), _) => tracing::warn!(
+                port = name,
+                reason,
+                "closed a connection that broke the vhost-user protocol"
+            ),
             (Err(End::Refused), Err(error)) => {
                 tracing::warn!(port = name, reason = %error, "closed a connection that broke the vhost-user protocol");
             }
-            (Err(End::Refused), Ok(())) => tracing::debug!(port = name, number, "the session ended"),
+            (Err(End::Refused), Ok(())) => {
+                tracing::debug!(port = name, number, "the session ended")
+            }
         }
     }
 }
@@ -217,8 +266,12 @@ impl From<ReadError> for End {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Closed => Self::Closed,
-            ReadError::System(error) if error.kind() == io::ErrorKind::ConnectionReset => Self::Closed,
-            other => Self::Broken(other.to_string()),
+            ReadError::System(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Self::Closed
+            }
+            error @ (ReadError::Header { .. } | ReadError::Descriptors | ReadError::System(_)) => {
+                Self::Broken(error.to_string())
+            }
         }
     }
 }
@@ -241,13 +294,24 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(public: UnixStream, session: Arc<Session>, epoll: &Epoll, token: u64) -> io::Result<Self> {
+    fn open(
+        public: UnixStream,
+        session: Arc<Session>,
+        epoll: &Epoll,
+        token: u64,
+    ) -> io::Result<Self> {
         public.set_nonblocking(true)?;
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let name = "session".to_owned();
-        let daemon = making_rings(&session, || VhostUserDaemon::new(name, Backend(Arc::clone(&session)), memory));
+        let daemon = making_rings(&session, || {
+            VhostUserDaemon::new(name, Backend(Arc::clone(&session)), memory)
+        });
         let mut daemon = daemon.map_err(|error| io::Error::other(error.to_string()))?;
-        let private = private_socket(|path| daemon.start_client(path).map_err(|error| io::Error::other(error.to_string())))?;
+        let private = private_socket(|path| {
+            daemon
+                .start_client(path)
+                .map_err(|error| io::Error::other(error.to_string()))
+        })?;
         private.set_nonblocking(true)?;
         epoll.add(public.as_raw_fd(), token)?;
         epoll.add(private.as_raw_fd(), token + 1)?;
@@ -304,9 +368,13 @@ impl Connection {
     }
 
     fn reply(&self, message: &Message) -> Result<(), End> {
-        message.send(&self.public).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => End::Closed,
-            _ => End::Broken(format!("a reply cannot be sent: {error}")),
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        message.send(&self.public).map_err(|error| {
+            if matches!(error.kind(), BrokenPipe | ConnectionReset) {
+                End::Closed
+            } else {
+                End::Broken(format!("a reply cannot be sent: {error}"))
+            }
         })
     }
 
@@ -328,7 +396,10 @@ impl Connection {
             return broken(format!("request {} is unknown", message.code));
         };
         let value = message.u64_at(0);
-        #[expect(clippy::wildcard_enum_match_arm, reason = "all others are passed on as they are")]
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "all others are passed on as they are"
+        )]
         match request {
             FrontendReq::SET_OWNER => self.owned = true,
             FrontendReq::GET_FEATURES => self.asked_first |= !self.owned,
@@ -338,7 +409,9 @@ impl Connection {
                 return self.enable_early();
             }
             FrontendReq::SET_PROTOCOL_FEATURES => {
-                let Some(accepted) = value else { return broken("SET_PROTOCOL_FEATURES without features".to_owned()) };
+                let Some(accepted) = value else {
+                    return broken("SET_PROTOCOL_FEATURES without features".to_owned());
+                };
                 self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
                 message.payload = (accepted & !OWN_FEATURES).to_ne_bytes().to_vec();
             }
@@ -347,7 +420,9 @@ impl Connection {
                     return broken("SET_VRING_ENABLE without a ring".to_owned());
                 };
                 if index as usize >= QUEUES {
-                    return broken(format!("ring {index} was enabled, but the port has one queue pair: start the VMM with queues=1"));
+                    return broken(format!(
+                        "ring {index} was enabled, but the port has one queue pair: start the VMM with queues=1"
+                    ));
                 }
                 match self.features {
                     None => {
@@ -355,7 +430,9 @@ impl Connection {
                         return self.acknowledge(&message, true);
                     }
                     // Without protocol features the rings have been enabled all along.
-                    Some(features) if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 => {
+                    Some(features)
+                        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 =>
+                    {
                         return self.acknowledge(&message, true);
                     }
                     Some(_) => {}
@@ -363,19 +440,32 @@ impl Connection {
             }
             FrontendReq::SEND_RARP => {
                 let station = MacAddr::from_slice(&message.payload).filter(|mac| mac.is_station());
-                let Some(mac) = station else { return broken("SEND_RARP without a station's address".to_owned()) };
+                let Some(mac) = station else {
+                    return broken("SEND_RARP without a station's address".to_owned());
+                };
                 link.announce(mac);
                 return self.acknowledge(&message, true);
             }
             FrontendReq::NET_SET_MTU => {
                 let fits = value.is_some_and(|mtu| (68..=u64::from(spec.mtu)).contains(&mtu));
                 if !fits {
-                    tracing::warn!(port = spec.name, mtu = value, network_mtu = spec.mtu, "refused the VMM's MTU: set host_mtu to the network's at most");
+                    tracing::warn!(
+                        port = spec.name,
+                        mtu = value,
+                        network_mtu = spec.mtu,
+                        "refused the VMM's MTU: set host_mtu to the network's at most"
+                    );
                 }
                 return self.acknowledge(&message, fits);
             }
-            FrontendReq::SET_VRING_KICK | FrontendReq::SET_VRING_CALL | FrontendReq::SET_VRING_ERR => {
-                if let Some(reason) = message.descriptors.iter().find_map(|event| check_event(event).err()) {
+            FrontendReq::SET_VRING_KICK
+            | FrontendReq::SET_VRING_CALL
+            | FrontendReq::SET_VRING_ERR => {
+                if let Some(reason) = message
+                    .descriptors
+                    .iter()
+                    .find_map(|event| check_event(event).err())
+                {
                     return broken(reason);
                 }
             }
@@ -389,12 +479,18 @@ impl Connection {
     /// Says again what was said about rings before features were negotiated.
     fn enable_early(&mut self) -> Result<(), End> {
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        if self.features.is_none_or(|features| features & protocol == 0) {
+        if self
+            .features
+            .is_none_or(|features| features & protocol == 0)
+        {
             return Ok(());
         }
         for (index, enable) in std::mem::take(&mut self.early) {
             let payload = [index.to_ne_bytes(), enable.to_ne_bytes()].concat();
-            self.pass_on(&Message::request(FrontendReq::SET_VRING_ENABLE as u32, payload))?;
+            self.pass_on(&Message::request(
+                FrontendReq::SET_VRING_ENABLE as u32,
+                payload,
+            ))?;
         }
         Ok(())
     }
@@ -406,15 +502,27 @@ const REGION_LEN: usize = 32;
 /// the framework insists on.
 fn sort_regions(message: &mut Message) -> Result<(), String> {
     let count = message.u32_at(0).unwrap_or(0) as usize;
-    if count == 0 || message.payload.len() != 8 + count * REGION_LEN || message.descriptors.len() != count {
+    if count == 0
+        || message.payload.len() != 8 + count * REGION_LEN
+        || message.descriptors.len() != count
+    {
         return Err("a memory table does not match its length or its files".to_owned());
     }
-    let mut regions: Vec<(Vec<u8>, OwnedFd)> =
-        message.payload[8..].chunks(REGION_LEN).map(<[u8]>::to_vec).zip(message.descriptors.drain(..)).collect();
-    regions.sort_by_key(|(region, _)| region.first_chunk().map_or(0, |start| u64::from_ne_bytes(*start)));
+    let mut regions: Vec<(Vec<u8>, OwnedFd)> = message.payload[8..]
+        .chunks(REGION_LEN)
+        .map(<[u8]>::to_vec)
+        .zip(message.descriptors.drain(..))
+        .collect();
+    regions.sort_by_key(|(region, _)| {
+        region
+            .first_chunk()
+            .map_or(0, |start| u64::from_ne_bytes(*start))
+    });
     message.payload.truncate(8);
     for (region, file) in regions {
-        message.descriptors.push(check_memory(file, region_end(&region)?)?);
+        message
+            .descriptors
+            .push(check_memory(file, region_end(&region)?)?);
         message.payload.extend_from_slice(&region);
     }
     Ok(())
@@ -422,7 +530,10 @@ fn sort_regions(message: &mut Message) -> Result<(), String> {
 
 /// Checks the one region of an `ADD_MEM_REG`.
 fn check_region(message: &mut Message) -> Result<(), String> {
-    let (Some(region), 1) = (message.payload.get(8..8 + REGION_LEN), message.descriptors.len()) else {
+    let (Some(region), 1) = (
+        message.payload.get(8..8 + REGION_LEN),
+        message.descriptors.len(),
+    ) else {
         return Err("a memory region came without its file".to_owned());
     };
     let end = region_end(region)?;
@@ -433,7 +544,12 @@ fn check_region(message: &mut Message) -> Result<(), String> {
 
 /// Up to where a region (guest address, size, user address, offset) needs its file.
 fn region_end(region: &[u8]) -> Result<u64, String> {
-    let field = |at: usize| region.get(at..at + 8).and_then(|field| field.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    let field = |at: usize| {
+        region
+            .get(at..at + 8)
+            .and_then(|field| field.try_into().ok())
+            .map_or(0, u64::from_ne_bytes)
+    };
     let (start, size, user, offset) = (field(0), field(8), field(16), field(24));
     let wraps = start.checked_add(size).is_none() || user.checked_add(size).is_none();
     match offset.checked_add(size) {
@@ -452,7 +568,9 @@ fn private_socket(connect: impl FnOnce(&str) -> io::Result<()>) -> io::Result<Un
     DirBuilder::new().mode(0o700).create(&directory)?;
     let path = directory.join("session");
     let made = UnixListener::bind(&path).and_then(|listener| {
-        let path = path.to_str().ok_or_else(|| io::Error::other("the temporary directory's name is not UTF-8"))?;
+        let path = path
+            .to_str()
+            .ok_or_else(|| io::Error::other("the temporary directory's name is not UTF-8"))?;
         connect(path)?;
         listener.accept().map(|(stream, _)| stream)
     });
@@ -466,7 +584,12 @@ struct Epoll(RawFd);
 impl Epoll {
     fn add(&self, descriptor: RawFd, token: u64) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLRDHUP, token);
-        epoll::ctl(self.0, epoll::ControlOptions::EPOLL_CTL_ADD, descriptor, event)
+        epoll::ctl(
+            self.0,
+            epoll::ControlOptions::EPOLL_CTL_ADD,
+            descriptor,
+            event,
+        )
     }
 }
 

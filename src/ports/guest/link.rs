@@ -152,7 +152,10 @@ impl Link {
     fn settle(&self, mut state: MutexGuard<'_, State>) {
         let generation = self.generation.load(Ordering::Acquire);
         while state.acknowledged < generation && !state.closed {
-            state = self.taken_over.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .taken_over
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -163,7 +166,10 @@ impl Link {
     }
 
     /// Hands the worker what is to be attached now; `take_over` must have let go of the rest when it returns.
-    pub(super) fn take_over(&self, take_over: impl FnOnce(Option<&Arc<Attachment>>, usize, Vec<MacAddr>)) -> u64 {
+    pub(super) fn take_over(
+        &self,
+        take_over: impl FnOnce(Option<&Arc<Attachment>>, usize, Vec<MacAddr>),
+    ) -> u64 {
         let mut state = self.lock();
         let generation = self.generation.load(Ordering::Acquire);
         let announcements = std::mem::take(&mut state.announcements);
@@ -184,7 +190,14 @@ impl Link {
 fn arbitrate(state: &mut State) {
     let runs = |connection: &u64| state.wanted.get(connection).is_some_and(Attachment::runs);
     if !state.owner.as_ref().is_some_and(runs) {
-        state.owner = state.wanted.iter().find(|(_, wanted)| wanted.runs()).map(|(connection, _)| *connection);
+        state.owner = state
+            .wanted
+            .iter()
+            .find(|(_, wanted)| wanted.runs())
+            .map(|(connection, _)| *connection);
     }
-    state.attached = state.owner.and_then(|owner| state.wanted.get(&owner)).map(|wanted| Arc::new(wanted.clone()));
+    state.attached = state
+        .owner
+        .and_then(|owner| state.wanted.get(&owner))
+        .map(|wanted| Arc::new(wanted.clone()));
 }

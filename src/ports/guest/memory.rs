@@ -36,19 +36,30 @@ impl Memory {
                 host: region.as_ptr().expose_provenance(),
             })
             .collect();
-        Self { regions, _mappings: mappings }
+        Self {
+            regions,
+            _mappings: mappings,
+        }
     }
 
     /// Finds the memory at a guest address: where it is mapped, and how many of `len` bytes are there in one piece.
     #[inline]
-    pub(super) fn find(&self, address: u64, len: usize, hint: &mut Hint) -> Option<(*mut u8, usize)> {
+    pub(super) fn find(
+        &self,
+        address: u64,
+        len: usize,
+        hint: &mut Hint,
+    ) -> Option<(*mut u8, usize)> {
         if let Some(region) = self.regions.get(hint.0)
             && let Some(found) = region.find(address, len)
         {
             return Some(found);
         }
-        let (index, found) =
-            self.regions.iter().enumerate().find_map(|(index, region)| Some((index, region.find(address, len)?)))?;
+        let (index, found) = self
+            .regions
+            .iter()
+            .enumerate()
+            .find_map(|(index, region)| Some((index, region.find(address, len)?)))?;
         hint.0 = index;
         Some(found)
     }
@@ -56,7 +67,9 @@ impl Memory {
     /// Finds the memory at a guest address if all of it is there in one piece.
     #[inline]
     pub(super) fn find_whole(&self, address: u64, len: usize, hint: &mut Hint) -> Option<*mut u8> {
-        self.find(address, len, hint).filter(|(_, found)| *found == len).map(|(host, _)| host)
+        self.find(address, len, hint)
+            .filter(|(_, found)| *found == len)
+            .map(|(host, _)| host)
     }
 }
 
@@ -81,8 +94,13 @@ pub(super) mod tests {
 
     /// Memory of `regions`: start and length each.
     pub(in super::super) fn memory(regions: &[(u64, usize)]) -> Arc<Memory> {
-        let ranges: Vec<_> = regions.iter().map(|(start, len)| (GuestAddress(*start), *len)).collect();
-        Arc::new(Memory::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())))
+        let ranges: Vec<_> = regions
+            .iter()
+            .map(|(start, len)| (GuestAddress(*start), *len))
+            .collect();
+        Arc::new(Memory::new(Arc::new(
+            GuestMemoryMmap::from_ranges(&ranges).unwrap(),
+        )))
     }
 
     #[test]
@@ -91,7 +109,10 @@ pub(super) mod tests {
         let mut hint = Hint::default();
         assert!(memory.find_whole(0x1000, 0x1000, &mut hint).is_some());
         assert!(memory.find_whole(0x1000, 0x1001, &mut hint).is_none());
-        assert_eq!(memory.find(0x1ff0, 0x100, &mut hint).map(|(_, len)| len), Some(0x10));
+        assert_eq!(
+            memory.find(0x1ff0, 0x100, &mut hint).map(|(_, len)| len),
+            Some(0x10)
+        );
         assert!(memory.find(0xfff, 1, &mut hint).is_none());
         assert!(memory.find(0x2000, 1, &mut hint).is_none());
         assert!(memory.find_whole(0x10_1fff, 1, &mut hint).is_some());

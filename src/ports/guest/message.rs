@@ -48,12 +48,22 @@ pub(super) struct Message {
 impl Message {
     /// Builds a request that wants no reply.
     pub(super) fn request(code: u32, payload: Vec<u8>) -> Self {
-        Self { code, flags: VERSION, payload, descriptors: Vec::new() }
+        Self {
+            code,
+            flags: VERSION,
+            payload,
+            descriptors: Vec::new(),
+        }
     }
 
     /// Builds the reply to a request.
     pub(super) fn reply(code: u32, value: u64) -> Self {
-        Self { code, flags: VERSION | REPLY, payload: value.to_ne_bytes().to_vec(), descriptors: Vec::new() }
+        Self {
+            code,
+            flags: VERSION | REPLY,
+            payload: value.to_ne_bytes().to_vec(),
+            descriptors: Vec::new(),
+        }
     }
 
     /// Whether the sender waits for an acknowledgement, if those were negotiated.
@@ -68,12 +78,16 @@ impl Message {
 
     /// Reads a number of the payload.
     pub(super) fn u32_at(&self, at: usize) -> Option<u32> {
-        Some(u32::from_ne_bytes(self.payload.get(at..at + 4)?.try_into().ok()?))
+        Some(u32::from_ne_bytes(
+            self.payload.get(at..at + 4)?.try_into().ok()?,
+        ))
     }
 
     /// Reads a number of the payload.
     pub(super) fn u64_at(&self, at: usize) -> Option<u64> {
-        Some(u64::from_ne_bytes(self.payload.get(at..at + 8)?.try_into().ok()?))
+        Some(u64::from_ne_bytes(
+            self.payload.get(at..at + 8)?.try_into().ok()?,
+        ))
     }
 
     /// Writes the message to a socket. A socket that does not take all of it at once is an error.
@@ -85,9 +99,14 @@ impl Message {
         }
         bytes.extend_from_slice(&self.payload);
         let descriptors: Vec<RawFd> = self.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let sent = socket.send_with_fds(&[bytes.as_slice()], &descriptors).map_err(io::Error::from)?;
+        let sent = socket
+            .send_with_fds(&[bytes.as_slice()], &descriptors)
+            .map_err(io::Error::from)?;
         if sent < bytes.len() {
-            return Err(io::Error::new(io::ErrorKind::WriteZero, "the other side does not read its messages"));
+            return Err(io::Error::new(
+                io::ErrorKind::WriteZero,
+                "the other side does not read its messages",
+            ));
         }
         Ok(())
     }
@@ -124,7 +143,9 @@ impl Inbox {
             self.bytes.truncate(begun + count);
             match received {
                 Ok(0) => return Err(ReadError::Closed),
-                Ok(_) if self.descriptors.len() > MAX_DESCRIPTORS => return Err(ReadError::Descriptors),
+                Ok(_) if self.descriptors.len() > MAX_DESCRIPTORS => {
+                    return Err(ReadError::Descriptors);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -134,7 +155,10 @@ impl Inbox {
     }
 
     fn field(&self, at: usize) -> u32 {
-        self.bytes.get(at..at + 4).and_then(|field| field.try_into().ok()).map_or(0, u32::from_ne_bytes)
+        self.bytes
+            .get(at..at + 4)
+            .and_then(|field| field.try_into().ok())
+            .map_or(0, u32::from_ne_bytes)
     }
 
     /// How many bytes are to be had before the next step.
@@ -163,8 +187,15 @@ impl Inbox {
 
 /// Reads what there is, up to the length of `out`, and the descriptors that came with it.
 #[expect(unsafe_code, reason = "descriptors arrive as numbers")]
-fn receive(socket: &UnixStream, out: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut vectors = [libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() }];
+fn receive(
+    socket: &UnixStream,
+    out: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut vectors = [libc::iovec {
+        iov_base: out.as_mut_ptr().cast(),
+        iov_len: out.len(),
+    }];
     let mut numbers: [RawFd; MAX_DESCRIPTORS + 1] = [-1; MAX_DESCRIPTORS + 1];
     // JUSTIFICATION: no safe interface of the kept crates receives descriptors into a part of a buffer.
     // SAFETY: the vector covers `out`, which is writable and outlives the call.
@@ -180,18 +211,26 @@ fn receive(socket: &UnixStream, out: &mut [u8], descriptors: &mut Vec<OwnedFd>) 
 /// Checks that a descriptor is a file of at least `len` bytes: memory that can be mapped as far as it is said to go.
 pub(super) fn check_memory(descriptor: OwnedFd, len: u64) -> Result<OwnedFd, String> {
     let file = File::from(descriptor);
-    let metadata = file.metadata().map_err(|error| format!("the file of a memory region cannot be examined: {error}"))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| format!("the file of a memory region cannot be examined: {error}"))?;
     if !metadata.is_file() {
         return Err("a memory region is not a file".to_owned());
     }
     if metadata.len() < len {
-        return Err(format!("a memory region ends at byte {len} of a file of {} bytes", metadata.len()));
+        return Err(format!(
+            "a memory region ends at byte {len} of a file of {} bytes",
+            metadata.len()
+        ));
     }
     Ok(file.into())
 }
 
 /// Checks that a descriptor is an eventfd, and makes it non-blocking.
-#[expect(unsafe_code, reason = "fcntl has no safe wrapper in the standard library")]
+#[expect(
+    unsafe_code,
+    reason = "fcntl has no safe wrapper in the standard library"
+)]
 pub(super) fn check_event(descriptor: &impl AsRawFd) -> Result<(), String> {
     let number = descriptor.as_raw_fd();
     let target = std::fs::read_link(format!("/proc/self/fd/{number}"));
@@ -203,7 +242,10 @@ pub(super) fn check_event(descriptor: &impl AsRawFd) -> Result<(), String> {
     // SAFETY: the descriptor is open, and the flags are its own but for one.
     let done = unsafe { libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK) };
     if flags < 0 || done < 0 {
-        return Err(format!("an eventfd cannot be made non-blocking: {}", io::Error::last_os_error()));
+        return Err(format!(
+            "an eventfd cannot be made non-blocking: {}",
+            io::Error::last_os_error()
+        ));
     }
     Ok(())
 }
@@ -223,8 +265,10 @@ mod tests {
     fn a_message_that_comes_byte_by_byte_is_one_message() {
         let (ours, mut theirs) = pair();
         let mut inbox = Inbox::default();
-        let bytes: Vec<u8> =
-            [18u32, VERSION, 8, 0, 1].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let bytes: Vec<u8> = [18u32, VERSION, 8, 0, 1]
+            .into_iter()
+            .flat_map(u32::to_ne_bytes)
+            .collect();
         for byte in &bytes[..bytes.len() - 1] {
             theirs.write_all(&[*byte]).unwrap();
             assert!(inbox.read(&ours).unwrap().is_none());
@@ -232,7 +276,10 @@ mod tests {
         }
         theirs.write_all(&bytes[bytes.len() - 1..]).unwrap();
         let message = inbox.read(&ours).unwrap().unwrap();
-        assert_eq!((message.code, message.u32_at(0), message.u32_at(4)), (18, Some(0), Some(1)));
+        assert_eq!(
+            (message.code, message.u32_at(0), message.u32_at(4)),
+            (18, Some(0), Some(1))
+        );
         assert!(!inbox.is_partial());
     }
 
@@ -241,7 +288,9 @@ mod tests {
         let (ours, theirs) = pair();
         let mut inbox = Inbox::default();
         let mut first = Message::request(1, vec![1; 4]);
-        first.descriptors.push(File::open("/dev/null").unwrap().into());
+        first
+            .descriptors
+            .push(File::open("/dev/null").unwrap().into());
         first.send(&theirs).unwrap();
         Message::request(2, Vec::new()).send(&theirs).unwrap();
         let read = inbox.read(&ours).unwrap().unwrap();
@@ -254,13 +303,22 @@ mod tests {
     fn what_is_not_a_message_is_refused_and_a_hang_up_is_noticed() {
         for (flags, size) in [(0, 8), (2, 8), (VERSION, 4096)] {
             let (ours, mut theirs) = pair();
-            let bytes: Vec<u8> = [1, flags, size].into_iter().flat_map(u32::to_ne_bytes).collect();
+            let bytes: Vec<u8> = [1, flags, size]
+                .into_iter()
+                .flat_map(u32::to_ne_bytes)
+                .collect();
             theirs.write_all(&bytes).unwrap();
-            assert!(matches!(Inbox::default().read(&ours), Err(ReadError::Header { .. })));
+            assert!(matches!(
+                Inbox::default().read(&ours),
+                Err(ReadError::Header { .. })
+            ));
         }
         let (ours, theirs) = pair();
         drop(theirs);
-        assert!(matches!(Inbox::default().read(&ours), Err(ReadError::Closed)));
+        assert!(matches!(
+            Inbox::default().read(&ours),
+            Err(ReadError::Closed)
+        ));
     }
 
     #[test]
@@ -274,6 +332,6 @@ mod tests {
         assert!(check_event(&copy()).is_err());
         let (ours, _theirs) = pair();
         assert!(check_event(&ours).is_err());
-assert!(check_event(&vmm_sys_util::eventfd::EventFd::new(0).unwrap()).is_ok());
+        assert!(check_event(&vmm_sys_util::eventfd::EventFd::new(0).unwrap()).is_ok());
     }
 }

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -97,7 +97,11 @@ impl Negotiated {
         let modern = mergeable || has(VIRTIO_F_VERSION_1);
         Self {
             features,
-            header_len: if modern { MERGEABLE_HEADER_LEN } else { HEADER_LEN },
+            header_len: if modern {
+                MERGEABLE_HEADER_LEN
+            } else {
+                HEADER_LEN
+            },
             mergeable,
             capabilities: Capabilities {
                 checksum: has(VIRTIO_NET_F_GUEST_CSUM),
@@ -137,17 +141,29 @@ impl Guest {
     ///
     /// The socket's path cannot be used, or the system is out of threads or descriptors.
     pub fn open(spec: &Spec) -> Result<Self, OpenError> {
-        let system = |source: io::Error| OpenError::System { attempt: format!("serve VM {}", spec.name), source };
+        let system = |source: io::Error| OpenError::System {
+            attempt: format!("serve VM {}", spec.name),
+            source,
+        };
         let listener = match spec.role {
             Role::Server => Some(door::listen(&spec.socket)?),
             Role::Client => None,
         };
         let socket = listener.is_some().then(|| spec.socket.clone());
-        let link = Arc::new(Link::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?));
+        let link = Arc::new(Link::new(
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?,
+        ));
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?;
-        let door = Door::new(spec.clone(), Arc::clone(&link), listener, stop.try_clone().map_err(system)?);
+        let door = Door::new(
+            spec.clone(),
+            Arc::clone(&link),
+            listener,
+            stop.try_clone().map_err(system)?,
+        );
         let door = door.map_err(system)?;
-        let thread = thread::Builder::new().name(format!("vm {}", spec.name)).spawn(move || door.run());
+        let thread = thread::Builder::new()
+            .name(format!("vm {}", spec.name))
+            .spawn(move || door.run());
         Ok(Self {
             name: spec.name.clone(),
             link,
@@ -188,10 +204,19 @@ impl Guest {
     }
 
     /// Makes one queue what the attachment says.
-    fn attach(&mut self, index: usize, attachment: Option<&Arc<Attachment>>) -> Result<(), PortFault> {
+    fn attach(
+        &mut self,
+        index: usize,
+        attachment: Option<&Arc<Attachment>>,
+    ) -> Result<(), PortFault> {
         let wanted = attachment.and_then(|attachment| {
             let plan = attachment.rings[index].as_ref()?;
-            Some((attachment.connection, attachment.features, attachment.memory.as_ref()?, plan))
+            Some((
+                attachment.connection,
+                attachment.features,
+                attachment.memory.as_ref()?,
+                plan,
+            ))
         });
         let Some((connection, features, memory, plan)) = wanted else {
             self.detach(index);
@@ -210,7 +235,11 @@ impl Guest {
             return Ok(());
         }
         self.detach(index);
-        let direction = if index == RECEIVEQ { Direction::ToGuest } else { Direction::FromGuest };
+        let direction = if index == RECEIVEQ {
+            Direction::ToGuest
+        } else {
+            Direction::FromGuest
+        };
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let ring = SplitRing::attach(Arc::clone(memory), plan.layout, direction, event_idx);
         let mut ring = ring.map_err(|fault| {
@@ -218,22 +247,44 @@ impl Guest {
             ring_fault(index, fault)
         })?;
         ring.set_call(plan.call.clone());
-        if index == TRANSMITQ && let Some(watcher) = self.watcher {
+        if index == TRANSMITQ
+            && let Some(watcher) = self.watcher
+        {
             let watched = watcher.add(plan.kick.as_raw_fd());
-            watched.map_err(|source| PortFault::Device { attempt: "watching a guest's eventfd", source })?;
+            watched.map_err(|source| PortFault::Device {
+                attempt: "watching a guest's eventfd",
+                source,
+            })?;
         }
         // A driver that was waiting when another backend died waits for this one.
         ring.notify();
-        tracing::debug!(port = self.name, queue = queue_name(index), size = ring.layout().size, at = ring.next(), "a ring was attached");
-        self.queues[index] = Some(Queue { ring, connection, plan: plan.clone() });
+        tracing::debug!(
+            port = self.name,
+            queue = queue_name(index),
+            size = ring.layout().size,
+            at = ring.next(),
+            "a ring was attached"
+        );
+        self.queues[index] = Some(Queue {
+            ring,
+            connection,
+            plan: plan.clone(),
+        });
         Ok(())
     }
 
     /// Lets go of a queue and leaves its index where the session finds it.
     fn detach(&mut self, index: usize) {
-        let Some(queue) = self.queues[index].take() else { return };
-        queue.plan.stopped_at.store(queue.ring.next(), Ordering::Release);
-        if index == TRANSMITQ && let Some(watcher) = self.watcher {
+        let Some(queue) = self.queues[index].take() else {
+            return;
+        };
+        queue
+            .plan
+            .stopped_at
+            .store(queue.ring.next(), Ordering::Release);
+        if index == TRANSMITQ
+            && let Some(watcher) = self.watcher
+        {
             watcher.remove(queue.plan.kick.as_raw_fd());
         }
     }
@@ -250,11 +301,18 @@ impl Guest {
 }
 
 fn queue_name(index: usize) -> &'static str {
-    if index == RECEIVEQ { "receive queue" } else { "transmit queue" }
+    if index == RECEIVEQ {
+        "receive queue"
+    } else {
+        "transmit queue"
+    }
 }
 
 fn ring_fault(index: usize, fault: RingFault) -> PortFault {
-    PortFault::Ring { queue: queue_name(index), reason: fault.to_string() }
+    PortFault::Ring {
+        queue: queue_name(index),
+        reason: fault.to_string(),
+    }
 }
 
 impl Port for Guest {
@@ -271,8 +329,12 @@ impl Port for Guest {
         for mac in self.announcements.drain(..) {
             burst.push_owned(Arp::announcement(mac), VirtioNetHeader::default());
         }
-        let Some(queue) = &mut self.queues[TRANSMITQ] else { return Ok(()) };
-        let received = self.ingress.receive(&mut queue.ring, self.negotiated.header_len, burst, drops);
+        let Some(queue) = &mut self.queues[TRANSMITQ] else {
+            return Ok(());
+        };
+        let received =
+            self.ingress
+                .receive(&mut queue.ring, self.negotiated.header_len, burst, drops);
         received.map_err(|fault| {
             burst.clear();
             self.ingress.forget();
@@ -287,7 +349,12 @@ impl Port for Guest {
         }
     }
 
-    fn transmit(&mut self, burst: &Burst, batch: &[Egress], drops: &mut Drops) -> Result<Sent, PortFault> {
+    fn transmit(
+        &mut self,
+        burst: &Burst,
+        batch: &[Egress],
+        drops: &mut Drops,
+    ) -> Result<Sent, PortFault> {
         if self.link.generation() != self.seen {
             self.take_over()?;
         }
@@ -295,7 +362,10 @@ impl Port for Guest {
             drops.count_many(crate::net::drops::DropReason::PortDown, batch.len() as u64);
             return Ok(Sent::default());
         };
-        let mut sink = match self.egress.open(&mut queue.ring, self.negotiated, batch.len()) {
+        let mut sink = match self
+            .egress
+            .open(&mut queue.ring, self.negotiated, batch.len())
+        {
             Ok(sink) => sink,
             Err(fault) => return Err(self.fail(RECEIVEQ, fault)),
         };
@@ -331,8 +401,13 @@ impl Port for Guest {
             PortState::Up => self.negotiated.features,
             PortState::Waiting | PortState::Connected | PortState::Down => 0,
         };
-        let named = session::FEATURE_NAMES.iter().filter(|(bit, _)| features & 1 << bit != 0);
-        PortStatus { state, features: named.map(|(_, name)| *name).collect() }
+        let named = session::FEATURE_NAMES
+            .iter()
+            .filter(|(bit, _)| features & 1 << bit != 0);
+        PortStatus {
+            state,
+            features: named.map(|(_, name)| *name).collect(),
+        }
     }
 
     fn is_up(&self) -> bool {

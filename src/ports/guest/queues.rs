@@ -135,7 +135,10 @@ fn read_single(buffer: Buffer, header_len: usize, burst: &mut Burst, drops: &mut
     if len > HEAD_CAPACITY {
         // SAFETY: more than this follows the header in the buffer.
         unsafe { copy(data, head.buffer().as_mut_ptr(), HEAD_CAPACITY) };
-        burst.push_segment(Segment::new(data.wrapping_add(HEAD_CAPACITY), len - HEAD_CAPACITY));
+        burst.push_segment(Segment::new(
+            data.wrapping_add(HEAD_CAPACITY),
+            len - HEAD_CAPACITY,
+        ));
     } else {
         // SAFETY: this is what follows the header, and it fits the head.
         unsafe { copy(data, head.buffer().as_mut_ptr(), len) };
@@ -148,7 +151,9 @@ fn read_single(buffer: Buffer, header_len: usize, burst: &mut Burst, drops: &mut
 #[cold]
 fn read_chain(buffers: &[Buffer], header_len: usize, burst: &mut Burst, drops: &mut Drops) {
     let total: usize = buffers.iter().map(|buffer| buffer.len).sum();
-    let Some(len) = total.checked_sub(header_len) else { return drops.count(DropReason::Runt) };
+    let Some(len) = total.checked_sub(header_len) else {
+        return drops.count(DropReason::Runt);
+    };
     if len > MAX_FRAME {
         return drops.count(DropReason::TooBig);
     }
@@ -162,7 +167,10 @@ fn read_chain(buffers: &[Buffer], header_len: usize, burst: &mut Burst, drops: &
         unsafe { copy(buffer.host, start[filled..filled + part].as_mut_ptr(), part) };
         filled += part;
         if part < buffer.len {
-            burst.push_segment(Segment::new(buffer.host.wrapping_add(part), buffer.len - part));
+            burst.push_segment(Segment::new(
+                buffer.host.wrapping_add(part),
+                buffer.len - part,
+            ));
         }
     }
     let head = burst.begun();
@@ -204,7 +212,10 @@ impl Egress {
     ) -> Result<ReceiveSink<'a>, RingFault> {
         let available = ring.available()?;
         self.singles.clear();
-        #[expect(clippy::cast_possible_truncation, reason = "no more than are available")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "no more than are available"
+        )]
         let ahead = frames.min(usize::from(available)) as u16;
         for offset in 0..ahead {
             let single = ring.single(offset)?;
@@ -214,7 +225,14 @@ impl Egress {
             }
             self.singles.push(single);
         }
-        Ok(ReceiveSink { work: self, ring, negotiated, available, taken: 0, fault: None })
+        Ok(ReceiveSink {
+            work: self,
+            ring,
+            negotiated,
+            available,
+            taken: 0,
+            fault: None,
+        })
     }
 }
 
@@ -240,7 +258,13 @@ impl ReceiveSink<'_> {
 
     /// Writes a frame across as many buffers as it needs, and the driver allows.
     #[cold]
-    fn put_chained(&mut self, header: VirtioNetHeader, head: &[u8], body: &[Segment], total: usize) -> Result<(), DropReason> {
+    fn put_chained(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+        total: usize,
+    ) -> Result<(), DropReason> {
         let work = &mut *self.work;
         work.buffers.clear();
         work.chains.clear();
@@ -250,10 +274,13 @@ impl ReceiveSink<'_> {
                 return Err(DropReason::NoBuffer);
             }
             let begun = work.buffers.len();
-            let id = self.ring.chain(self.taken + count, &mut work.buffers).map_err(|fault| {
-                self.fault = Some(fault);
-                DropReason::NoBuffer
-            })?;
+            let id = self
+                .ring
+                .chain(self.taken + count, &mut work.buffers)
+                .map_err(|fault| {
+                    self.fault = Some(fault);
+                    DropReason::NoBuffer
+                })?;
             let len: usize = work.buffers[begun..].iter().map(|buffer| buffer.len).sum();
             work.chains.push((id, len));
             capacity += len;
@@ -263,7 +290,10 @@ impl ReceiveSink<'_> {
             }
         }
         let header = header.emit(count);
-        let mut writer = Writer { buffers: &work.buffers, at: 0 };
+        let mut writer = Writer {
+            buffers: &work.buffers,
+            at: 0,
+        };
         writer.write(Segment::of(&header[..self.negotiated.header_len]));
         writer.write(Segment::of(head));
         for segment in body {
@@ -288,7 +318,12 @@ impl Sink for ReceiveSink<'_> {
 
     #[expect(unsafe_code, reason = "guest memory is raw memory")]
     #[inline]
-    fn put(&mut self, header: VirtioNetHeader, head: &[u8], body: &[Segment]) -> Result<(), DropReason> {
+    fn put(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+    ) -> Result<(), DropReason> {
         let header_len = self.negotiated.header_len;
         let total = header_len + head.len() + body.iter().map(Segment::len).sum::<usize>();
         if self.fault.is_some() {
@@ -305,7 +340,12 @@ impl Sink for ReceiveSink<'_> {
                 }
             }
         }
-        let single = self.work.singles.get(usize::from(self.taken)).copied().flatten();
+        let single = self
+            .work
+            .singles
+            .get(usize::from(self.taken))
+            .copied()
+            .flatten();
         let Some(Single { id, buffer }) = single.filter(|single| single.buffer.len >= total) else {
             return self.put_chained(header, head, body, total);
         };
@@ -340,7 +380,9 @@ impl Writer<'_> {
     fn write(&mut self, segment: Segment) {
         let mut done = 0;
         while done < segment.len() {
-            let Some(buffer) = self.buffers.first() else { return };
+            let Some(buffer) = self.buffers.first() else {
+                return;
+            };
             let part = (buffer.len - self.at).min(segment.len() - done);
             // SAFETY: the buffer has that much room left behind `at`, the segment that many bytes behind `done`.
             unsafe { segment.copy_to(done, buffer.host.wrapping_add(self.at), part) };

@@ -12,12 +12,15 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::{VhostUserBackend, VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
+use vhost_user_backend::{
+    VhostUserBackend, VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT,
+};
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
-    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error as QueueError, QueueT};
@@ -113,7 +116,13 @@ pub(super) struct Session {
 impl Session {
     /// Starts a connection's session.
     pub(super) fn new(link: Arc<Link>, connection: u64, mac: MacAddr, mtu: u16) -> Arc<Self> {
-        Arc::new(Self { link, connection, mac, mtu, state: Mutex::default() })
+        Arc::new(Self {
+            link,
+            connection,
+            mac,
+            mtu,
+            state: Mutex::default(),
+        })
     }
 
     fn lock(&self) -> Guard<'_> {
@@ -126,8 +135,12 @@ impl Session {
         for (plan, ring) in rings.iter_mut().zip(&state.rings) {
             *plan = ring.plan();
         }
-        let wanted =
-            Attachment { connection: self.connection, memory: state.memory.clone(), features: state.features, rings };
+        let wanted = Attachment {
+            connection: self.connection,
+            memory: state.memory.clone(),
+            features: state.features,
+            rings,
+        };
         drop(state);
         self.link.publish(wanted);
     }
@@ -135,7 +148,9 @@ impl Session {
     /// Changes a ring; the change is published if the ring runs before or after it.
     fn change_ring(&self, index: usize, change: impl FnOnce(&mut RingState)) {
         let mut state = self.lock();
-        let Some(ring) = state.rings.get_mut(index) else { return };
+        let Some(ring) = state.rings.get_mut(index) else {
+            return;
+        };
         let ran = ring.runs();
         let before = ring.layout;
         change(ring);
@@ -156,7 +171,10 @@ impl RingState {
     }
 
     fn plan(&self) -> Option<RingPlan> {
-        let (true, Some(kick), Some(stopped_at)) = (self.runs(), &self.kick, &self.stopped_at) else { return None };
+        let (true, Some(kick), Some(stopped_at)) = (self.runs(), &self.kick, &self.stopped_at)
+        else {
+            return None;
+        };
         Some(RingPlan {
             epoch: self.epoch,
             layout: self.layout,
@@ -232,7 +250,13 @@ impl VhostUserBackend for Backend {
         Vec::new()
     }
 
-    fn handle_event(&self, _event: u16, _set: EventSet, _vrings: &[Ring], _thread: usize) -> io::Result<()> {
+    fn handle_event(
+        &self,
+        _event: u16,
+        _set: EventSet,
+        _vrings: &[Ring],
+        _thread: usize,
+    ) -> io::Result<()> {
         Ok(())
     }
 }
@@ -278,7 +302,11 @@ impl VringT<Mappings> for Ring {
                 Some((Arc::clone(session), *index - 1))
             })
             .expect("vrings are made within `making_rings` only");
-        Ok(Self { inner, session, index })
+        Ok(Self {
+            inner,
+            session,
+            index,
+        })
     }
 
     fn get_ref(&self) -> MutexGuard<'_, VringState<Mappings>> {
@@ -311,13 +339,24 @@ impl VringT<Mappings> for Ring {
 
     fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
-        self.session.change_ring(self.index, |ring| ring.enabled = enabled);
+        self.session
+            .change_ring(self.index, |ring| ring.enabled = enabled);
     }
 
-    fn set_queue_info(&self, descriptors: u64, available: u64, used: u64) -> Result<(), QueueError> {
+    fn set_queue_info(
+        &self,
+        descriptors: u64,
+        available: u64,
+        used: u64,
+    ) -> Result<(), QueueError> {
         self.inner.set_queue_info(descriptors, available, used)?;
         self.session.change_ring(self.index, |ring| {
-            ring.layout = Layout { size: ring.layout.size, descriptors, available, used };
+            ring.layout = Layout {
+                size: ring.layout.size,
+                descriptors,
+                available,
+                used,
+            };
         });
         Ok(())
     }
@@ -325,7 +364,9 @@ impl VringT<Mappings> for Ring {
     fn queue_next_avail(&self) -> u16 {
         let state = self.session.lock();
         let ring = &state.rings[self.index];
-        ring.stopped_at.as_ref().map_or(ring.base, |index| index.load(Ordering::Acquire))
+        ring.stopped_at
+            .as_ref()
+            .map_or(ring.base, |index| index.load(Ordering::Acquire))
     }
 
     fn set_queue_next_avail(&self, base: u16) {
@@ -347,7 +388,8 @@ impl VringT<Mappings> for Ring {
 
     fn set_queue_size(&self, size: u16) {
         self.inner.set_queue_size(size);
-        self.session.change_ring(self.index, |ring| ring.layout.size = size);
+        self.session
+            .change_ring(self.index, |ring| ring.layout.size = size);
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
@@ -356,13 +398,16 @@ impl VringT<Mappings> for Ring {
 
     fn set_queue_ready(&self, ready: bool) {
         self.inner.get_mut().get_queue_mut().set_ready(ready);
-        self.session.change_ring(self.index, |ring| ring.ready = ready);
+        self.session
+            .change_ring(self.index, |ring| ring.ready = ready);
     }
 
     fn set_kick(&self, file: Option<File>) {
         let copy = file.as_ref().and_then(|file| file.try_clone().ok());
         self.inner.set_kick(file);
-        self.session.change_ring(self.index, |ring| ring.kick = copy.map(|file| Arc::new(OwnedFd::from(file))));
+        self.session.change_ring(self.index, |ring| {
+            ring.kick = copy.map(|file| Arc::new(OwnedFd::from(file)))
+        });
     }
 
     fn read_kick(&self) -> io::Result<bool> {
@@ -370,7 +415,9 @@ impl VringT<Mappings> for Ring {
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.session.change_ring(self.index, |ring| ring.call = file.map(|file| Arc::new(OwnedFd::from(file))));
+        self.session.change_ring(self.index, |ring| {
+            ring.call = file.map(|file| Arc::new(OwnedFd::from(file)))
+        });
     }
 
     fn set_err(&self, _file: Option<File>) {}

@@ -140,11 +140,19 @@ impl SplitRing {
         let mut hint = Hint::default();
         let mut part = |name, address: u64, align: u64, len: usize| {
             let host = memory.find_whole(address, len, &mut hint).filter(|host| {
-                address.is_multiple_of(align) && host.addr().is_multiple_of(usize::try_from(align).unwrap_or(16))
+                address.is_multiple_of(align)
+                    && host
+                        .addr()
+                        .is_multiple_of(usize::try_from(align).unwrap_or(16))
             });
             host.ok_or(RingFault::Part(name))
         };
-        let descriptors = part("descriptor table", layout.descriptors, 16, size * DESCRIPTOR_LEN)?;
+        let descriptors = part(
+            "descriptor table",
+            layout.descriptors,
+            16,
+            size * DESCRIPTOR_LEN,
+        )?;
         let available = part("available ring", layout.available, 2, 6 + size * 2)?;
         let used = part("used ring", layout.used, 4, 6 + size * 8)?;
         let mut ring = Self {
@@ -223,8 +231,14 @@ impl SplitRing {
     #[inline]
     fn head(&self, offset: u16) -> Result<u16, RingFault> {
         let slot = self.slot(self.next.wrapping_add(offset));
-        let head = self.index(self.available, 4 + slot * 2).load(Ordering::Relaxed);
-        if head >= self.layout.size { Err(RingFault::Descriptor(head)) } else { Ok(head) }
+        let head = self
+            .index(self.available, 4 + slot * 2)
+            .load(Ordering::Relaxed);
+        if head >= self.layout.size {
+            Err(RingFault::Descriptor(head))
+        } else {
+            Ok(head)
+        }
     }
 
     /// Reads a descriptor of the ring's own table.
@@ -254,8 +268,13 @@ impl SplitRing {
             return Ok(None);
         }
         let len = descriptor.len as usize;
-        let host = self.memory.find_whole(descriptor.address, len, &mut self.hint);
-        Ok(host.map(|host| Single { id, buffer: Buffer { host, len } }))
+        let host = self
+            .memory
+            .find_whole(descriptor.address, len, &mut self.hint);
+        Ok(host.map(|host| Single {
+            id,
+            buffer: Buffer { host, len },
+        }))
     }
 
     /// Walks the chain of the available buffer `offset` after the next, adds its pieces to `buffers`, and returns
@@ -264,7 +283,11 @@ impl SplitRing {
     /// # Errors
     ///
     /// The chain makes no sense.
-    pub(super) fn chain(&mut self, offset: u16, buffers: &mut Vec<Buffer>) -> Result<u16, RingFault> {
+    pub(super) fn chain(
+        &mut self,
+        offset: u16,
+        buffers: &mut Vec<Buffer>,
+    ) -> Result<u16, RingFault> {
         let id = self.head(offset)?;
         let limit = usize::from(self.layout.size).max(MAX_CHAIN);
         let mut index = id;
@@ -289,13 +312,21 @@ impl SplitRing {
         Err(RingFault::Endless)
     }
 
-    fn indirect(&mut self, table: Descriptor, limit: usize, buffers: &mut Vec<Buffer>) -> Result<(), RingFault> {
+    fn indirect(
+        &mut self,
+        table: Descriptor,
+        limit: usize,
+        buffers: &mut Vec<Buffer>,
+    ) -> Result<(), RingFault> {
         let len = table.len as usize;
         let count = len / DESCRIPTOR_LEN;
         if count == 0 || !len.is_multiple_of(DESCRIPTOR_LEN) || count > 65_536 {
             return Err(RingFault::Indirect);
         }
-        let base = self.memory.find_whole(table.address, len, &mut self.hint).ok_or(RingFault::Indirect)?;
+        let base = self
+            .memory
+            .find_whole(table.address, len, &mut self.hint)
+            .ok_or(RingFault::Indirect)?;
         if !base.addr().is_multiple_of(8) {
             return Err(RingFault::Indirect);
         }
@@ -320,14 +351,21 @@ impl SplitRing {
         Err(RingFault::Endless)
     }
 
-    fn push_buffer(&mut self, descriptor: Descriptor, buffers: &mut Vec<Buffer>) -> Result<(), RingFault> {
+    fn push_buffer(
+        &mut self,
+        descriptor: Descriptor,
+        buffers: &mut Vec<Buffer>,
+    ) -> Result<(), RingFault> {
         let writable = descriptor.flags & WRITE != 0;
         if writable != (self.direction == Direction::ToGuest) {
             return Err(RingFault::Direction);
         }
         let (mut address, mut left) = (descriptor.address, descriptor.len as usize);
         while left > 0 {
-            let (host, len) = self.memory.find(address, left, &mut self.hint).ok_or(RingFault::Address)?;
+            let (host, len) = self
+                .memory
+                .find(address, left, &mut self.hint)
+                .ok_or(RingFault::Address)?;
             buffers.push(Buffer { host, len });
             address = address.checked_add(len as u64).ok_or(RingFault::Address)?;
             left -= len;
@@ -363,7 +401,8 @@ impl SplitRing {
         let old = self.published;
         self.published = old.wrapping_add(self.pending);
         self.pending = 0;
-        self.index(self.used, 2).store(self.published, Ordering::Release);
+        self.index(self.used, 2)
+            .store(self.published, Ordering::Release);
         // The index must be visible before the driver's wish is read, or both sides may go to sleep.
         fence(Ordering::SeqCst);
         if self.driver_waits(old) {
@@ -373,7 +412,9 @@ impl SplitRing {
 
     fn driver_waits(&self, old: u16) -> bool {
         if self.event_idx {
-            let event = self.index(self.available, 4 + usize::from(self.layout.size) * 2).load(Ordering::Relaxed);
+            let event = self
+                .index(self.available, 4 + usize::from(self.layout.size) * 2)
+                .load(Ordering::Relaxed);
             self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
         } else {
             self.index(self.available, 0).load(Ordering::Relaxed) & 1 == 0
@@ -427,7 +468,15 @@ unsafe fn read_descriptor(at: *const u8) -> Descriptor {
     let second = unsafe { words.add(1) };
     // SAFETY: as for the first word.
     let rest = unsafe { ptr::read_volatile(second) };
-    #[expect(clippy::cast_possible_truncation, reason = "the fields lie side by side in the word")]
-    let descriptor = Descriptor { address, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the fields lie side by side in the word"
+    )]
+    let descriptor = Descriptor {
+        address,
+        len: rest as u32,
+        flags: (rest >> 32) as u16,
+        next: (rest >> 48) as u16,
+    };
     descriptor
 }

@@ -1,0 +1,110 @@
+//! The pure switch: what one decision costs, for few and for many stations.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use vmlan::net::fdb::Fdb;
+use vmlan::net::frame::Head;
+use vmlan::net::offload;
+use vmlan::net::switch::{Member, Outbox, PortId, Switch};
+use vmlan::net::vlan::{PortVlan, VlanId};
+use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
+use vmlan::wire::virtio_net::VirtioNetHeader;
+
+const BURST: u16 = 32;
+
+fn station(number: u32) -> MacAddr {
+    let [a, b, c, d] = number.to_be_bytes();
+    MacAddr([2, 0, a, b, c, d])
+}
+
+fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
+    let mut switch = Switch::new(Instant::now());
+    let mut outbox = Outbox::default();
+    for port in (0..ports).map(PortId) {
+        switch.add(
+            port,
+            Member {
+                vlan,
+                uplink: false,
+            },
+        );
+        switch.set_up(port, true);
+        outbox.reserve(port);
+    }
+    (switch, outbox)
+}
+
+fn head(src: MacAddr, dst: MacAddr) -> Head {
+    let mut head = Head::default();
+    head.fill(
+        &emit(dst, src, ETHERTYPE_IPV4, &[0; 50]),
+        VirtioNetHeader::default(),
+    );
+    head
+}
+
+fn run(switch: &mut Switch, outbox: &mut Outbox, heads: &mut [Head], ingress: PortId) {
+    switch.set_now(Instant::now());
+    for (index, head) in (0..).zip(heads) {
+        let passed = offload::check(head, 1500)
+            .and_then(|()| head.parse())
+            .and_then(|parsed| switch.forward(ingress, index, parsed, outbox));
+        let _ = black_box(passed);
+    }
+    outbox.drain(|port, batch| {
+        black_box((port, batch));
+    });
+}
+
+fn decisions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("switch");
+    group.throughput(Throughput::Elements(u64::from(BURST)));
+    for stations in [2, 1000, 100_000] {
+        let (mut switch, mut outbox) =
+            switch(64, PortVlan::Access(VlanId::new(10).expect("10 is a VLAN")));
+        let share = Fdb::PORT_LIMIT;
+        for number in 0..stations {
+            let port = PortId(u16::try_from(number / share + 1).expect("64 ports are enough"));
+            let learned = head(station(number), MacAddr::BROADCAST)
+                .parse()
+                .expect("a whole header");
+            let _ = switch.forward(port, 0, learned, &mut outbox);
+            outbox.drain(|_, _| {});
+        }
+        let source = station(u32::MAX);
+        let mut next = 0;
+        group.bench_function(
+            BenchmarkId::new("unicast among stations", stations),
+            |bencher| {
+                let mut heads: Vec<Head> = (0..BURST)
+                    .map(|_| head(source, MacAddr::BROADCAST))
+                    .collect();
+                bencher.iter(|| {
+                    for head in &mut heads {
+                        next = (next + 7919) % stations;
+                        head.buffer()[..6].copy_from_slice(&station(next).0);
+                    }
+                    run(&mut switch, &mut outbox, &mut heads, PortId(0));
+                });
+            },
+        );
+    }
+    for ports in [2, 9, 200] {
+        let (mut switch, mut outbox) = switch(ports, PortVlan::Untagged);
+        let mut heads: Vec<Head> = (0..BURST)
+            .map(|_| head(station(1), MacAddr::BROADCAST))
+            .collect();
+        group.bench_function(
+            BenchmarkId::new("broadcast among ports", ports),
+            |bencher| {
+                bencher.iter(|| run(&mut switch, &mut outbox, &mut heads, PortId(0)));
+            },
+        );
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);

@@ -1,0 +1,370 @@
+//! The binary as people use it: what it prints, its exit codes, and the daemon from start to end.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What a command left behind.
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn vmlan() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("vmlan"));
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+fn run(args: &[&str]) -> Outcome {
+    let output = vmlan().args(args).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Outcome {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+fn json(args: &[&str]) -> Value {
+    let outcome = run(args);
+    assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.stderr);
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+/// A configuration with directories of its own.
+struct Site {
+    dir: TempDir,
+}
+
+impl Site {
+    fn new(networks: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (runtime, state) = (dir.path().join("run"), dir.path().join("state"));
+        let daemon = format!("[daemon]\nruntime_dir = {runtime:?}\nstate_dir = {state:?}\n");
+        std::fs::write(dir.path().join("vmlan.toml"), daemon + networks).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn config(&self) -> String {
+        self.path("vmlan.toml").display().to_string()
+    }
+
+    /// Starts a daemon, and returns it with what it printed once it is ready.
+    fn start(&self, args: &[&str]) -> (Daemon, Vec<String>) {
+        let config = self.config();
+        let command = vmlan()
+            .args(["run", "--config", &config])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut daemon = Daemon(command.unwrap());
+        let mut lines = Vec::new();
+        for line in BufReader::new(daemon.0.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if line == "ready" {
+                return (daemon, lines);
+            }
+            lines.push(line);
+        }
+        panic!(
+            "the daemon ended with {:?} before it was ready",
+            daemon.0.wait()
+        );
+    }
+}
+
+/// A daemon that does not outlive its test.
+struct Daemon(Child);
+
+impl Daemon {
+    fn stop(mut self, signal: &str) -> ExitStatus {
+        let sent = Command::new("kill")
+            .args([signal, &self.0.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const LAB: &str =
+    "[network.lab]\nmode = \"isolated\"\nsubnet = \"10.9.0.0/24\"\n[vm.web1]\nnetwork = \"lab\"\n";
+
+#[test]
+fn check_reports_every_problem_at_once() {
+    let outcome = run(&["check", "tests/configs/wrong.toml"]);
+    let expected = r#"
+tests/configs/wrong.toml:3: daemon.worker: is not a key that vmlan knows; did you mean "workers"?
+tests/configs/wrong.toml:6: network.vmnet0.mode: "bridge" is not one of "host-only", "isolated", "bridged"; did you mean "bridged"?
+tests/configs/wrong.toml:8: network.vmnet1.subnet: is missing: a host-only network needs one, as in subnet = "192.168.81.0/24"
+tests/configs/wrong.toml:10: network.vmnet1.subnt: is not a key that vmlan knows; did you mean "subnet"?
+tests/configs/wrong.toml:11: network.vmnet1.mtu: 100 is not between 1280 and 9000
+tests/configs/wrong.toml:14: network.vmnet8.mode: "nat" is not available in this version; use "bridged" to reach the outside, or "host-only"
+tests/configs/wrong.toml:15: network.vmnet8.subnet: "192.168.88.5/24" is an address within a subnet; write the subnet itself, 192.168.88.0/24
+tests/configs/wrong.toml:21: network.lab.dhcp.pool: 10.9.1.1-10.9.1.9 is not within the subnet 10.9.0.0/24; use 10.9.0.128-10.9.0.253
+tests/configs/wrong.toml:22: network.lab.dhcp.lease: "1 hour" is not a duration: write a number and s, m, h or d, as in "30m"
+tests/configs/wrong.toml:24: network.lab.dhcp.reservation[0].vm: there is no VM "wbe1"; did you mean "web1"?
+tests/configs/wrong.toml:25: network.lab.dhcp.reservation[0].ip: 10.9.1.10 is not in the subnet 10.9.0.0/24
+tests/configs/wrong.toml:28: vm.web1.network: there is no network "labb"; did you mean "lab"?
+tests/configs/wrong.toml:29: vm.web1.mac: "52:54:00:12:34" is not a MAC address: write six pairs of hexadecimal digits, as in 52:54:00:12:34:56
+13 problems in tests/configs/wrong.toml
+"#;
+    assert_eq!(
+        outcome.stdout,
+        expected.trim_start(),
+        "\n{}",
+        outcome.stdout
+    );
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), ""));
+}
+
+#[test]
+fn check_accepts_every_key_and_only_warns_of_an_adapter_that_is_elsewhere() {
+    let report = json(&["check", "tests/configs/full.toml", "--json"]);
+    assert_eq!(report["problems"], serde_json::json!([]));
+    for warning in report["warnings"].as_array().unwrap() {
+        assert_eq!(warning["path"], "network.vmnet0.team.active[0]");
+    }
+    assert_eq!(run(&["check"]).code, Some(0));
+}
+
+#[test]
+fn a_mistake_of_syntax_has_a_line_and_a_column() {
+    let site = Site::new("[network.lab]\nmode = isolated\n");
+    let outcome = run(&["check", &site.config()]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome
+            .stdout
+            .starts_with(&format!("{}:5: column 8: ", site.config())),
+        "{}",
+        outcome.stdout
+    );
+}
+
+#[test]
+fn exit_codes_tell_a_wrong_request_from_wrong_usage_and_from_no_daemon() {
+    let site = Site::new(LAB);
+    let socket = site.path("run/vmlan.sock").display().to_string();
+    for args in [
+        vec!["status", "--socket", &socket],
+        vec!["leases", "--config", &site.config(), "--json"],
+    ] {
+        let outcome = run(&args);
+        assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains(&socket) && outcome.stderr.contains("`vmlan run`"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    assert_eq!(run(&["status", "--colour"]).code, Some(2));
+    assert_eq!(run(&[]).code, Some(2));
+    let missing = run(&["check", "/nowhere/vmlan.toml"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(
+        missing
+            .stderr
+            .starts_with("vmlan: cannot read the configuration file /nowhere/vmlan.toml: "),
+        "{}",
+        missing.stderr
+    );
+    let unknown = run(&["args", "wbe1", "--config", &site.config()]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.stderr.ends_with("did you mean \"web1\"?\n"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn args_are_what_each_vmm_takes() {
+    let args = |vm: &str, vmm: &str| {
+        run(&[
+            "args",
+            vm,
+            "--vmm",
+            vmm,
+            "--config",
+            "tests/configs/full.toml",
+        ])
+        .stdout
+    };
+    assert_eq!(
+        args("web1", "qemu"),
+        "-m 1G -object memory-backend-memfd,id=mem0,size=1G,share=on -machine memory-backend=mem0 \
+         -chardev socket,id=vmlan-web1,path=/run/vmlan/web1.sock,reconnect=1 \
+         -netdev vhost-user,id=net-web1,chardev=vmlan-web1,queues=1 \
+         -device virtio-net-pci,netdev=net-web1,mac=52:54:00:12:34:56\n"
+    );
+    assert_eq!(
+        args("web1", "cloud-hypervisor"),
+        "--memory size=1G,shared=on --net vhost_user=true,socket=/run/vmlan/web1.sock,mac=52:54:00:12:34:56,vhost_mode=client\n"
+    );
+    assert!(args("db", "qemu").contains("path=/run/vmlan/database.sock,server=on,wait=off "));
+    assert!(args("db", "cloud-hypervisor").contains(",vhost_mode=server"));
+    let element = args("web1", "libvirt");
+    for part in [
+        "<interface type='vhostuser'>",
+        "<mac address='52:54:00:12:34:56'/>",
+        "path='/run/vmlan/web1.sock' mode='client'",
+        "<model type='virtio'/>",
+    ] {
+        assert!(element.contains(part), "{part} is missing in {element}");
+    }
+    assert_eq!(
+        json(&["args", "guest", "--json"])["vm"],
+        "guest",
+        "without a file, any name is a guest's"
+    );
+}
+
+#[test]
+fn completions_and_the_manual_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).stdout.contains("vmlan"));
+    }
+    assert!(run(&["man"]).stdout.contains(".TH vmlan 1"));
+}
+
+#[test]
+fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
+    let site = Site::new(LAB);
+    let before = json(&["args", "web1", "--config", &site.config(), "--json"]);
+    let (daemon, printed) = site.start(&["--vm", "extra=lab"]);
+    let web1 = site.path("run/web1.sock").display().to_string();
+    assert!(
+        printed.contains(&format!("web1 (lab) listens on {web1}")),
+        "{printed:?}"
+    );
+    assert!(
+        printed.iter().any(|line| line.contains("id=vmlan-extra,")),
+        "{printed:?}"
+    );
+    let control = std::fs::metadata(site.path("run/vmlan.sock")).unwrap();
+    assert!(control.file_type().is_socket());
+    assert_eq!(control.permissions().mode() & 0o777, 0o660);
+
+    let status = json(&["status", "--config", &site.config(), "--json"]);
+    assert_eq!(status["networks"][0]["name"], "lab");
+    assert_eq!(status["networks"][0]["subnet"], "10.9.0.0/24");
+    let ports = status["ports"].as_array().unwrap();
+    let guest = ports.iter().find(|port| port["name"] == "web1").unwrap();
+    assert_eq!(
+        (&guest["kind"], &guest["state"], &guest["queues"]),
+        (&"guest".into(), &"waiting".into(), &1.into())
+    );
+    assert_eq!(
+        (&guest["socket"], &guest["mac"]),
+        (&before["socket"], &before["mac"])
+    );
+    for command in ["status", "ports", "fdb", "leases"] {
+        assert_eq!(
+            run(&[command, "--config", &site.config()]).code,
+            Some(0),
+            "{command}"
+        );
+        json(&[command, "--config", &site.config(), "--json"]);
+    }
+    assert_eq!(
+        run(&["leases", "--format", "dnsmasq", "--config", &site.config()]).stdout,
+        ""
+    );
+
+    assert_eq!(daemon.stop("-TERM").code(), Some(0));
+    assert!(
+        !site.path("run").exists(),
+        "the daemon made the directory and takes it away"
+    );
+    let after = json(&["args", "web1", "--config", &site.config(), "--json"]);
+    assert_eq!(
+        before, after,
+        "the address is the same before, while and after the daemon runs"
+    );
+    assert_eq!(
+        std::fs::read_to_string(site.path("state/leases")).unwrap(),
+        "vmlan leases 1\n"
+    );
+}
+
+#[test]
+fn an_interrupt_is_as_good_as_a_request_to_stop() {
+    let site = Site::new(LAB);
+    let (daemon, _) = site.start(&[]);
+    assert_eq!(daemon.stop("-INT").code(), Some(0));
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_does_not_disturb_the_first() {
+    let site = Site::new(LAB);
+    let (daemon, _) = site.start(&[]);
+    let second = run(&["run", "--config", &site.config()]);
+    assert_eq!(second.code, Some(1));
+    let expected = format!("another vmlan daemon uses {}", site.path("run").display());
+    assert!(second.stderr.contains(&expected), "{}", second.stderr);
+    assert_eq!(run(&["status", "--config", &site.config()]).code, Some(0));
+    assert_eq!(daemon.stop("-TERM").code(), Some(0));
+}
+
+#[test]
+fn the_control_socket_of_a_dead_daemon_is_replaced() {
+    let site = Site::new(LAB);
+    std::fs::create_dir(site.path("run")).unwrap();
+    drop(UnixListener::bind(site.path("run/vmlan.sock")).unwrap());
+    assert_eq!(run(&["status", "--config", &site.config()]).code, Some(3));
+    let (daemon, _) = site.start(&[]);
+    assert_eq!(run(&["status", "--config", &site.config()]).code, Some(0));
+    assert_eq!(daemon.stop("-TERM").code(), Some(0));
+    assert!(is_empty(&site.path("run")));
+}
+
+#[test]
+fn a_daemon_that_cannot_start_leaves_nothing_behind() {
+    let site = Site::new(&format!(
+        "{LAB}[vm.web2]\nnetwork = \"lab\"\nsocket = \"/nowhere/web2.sock\"\n"
+    ));
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    assert!(outcome.stderr.contains("web2"), "{}", outcome.stderr);
+    assert!(!site.path("run").exists());
+}
+
+#[test]
+fn an_uplink_that_is_not_there_is_an_error_of_run() {
+    let site = Site::new("[network.lan]\nmode = \"bridged\"\nteam.active = [\"nowhere0\"]\n");
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome
+            .stderr
+            .contains("network.lan.team.active[0]: there is no network adapter named \"nowhere0\""),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!site.path("run").exists() && !site.path("state").exists());
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).unwrap().next().is_none()
+}

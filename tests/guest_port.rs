@@ -1,0 +1,681 @@
+//! A guest port from the other side: frames, offloads, connections that come and go, and guests that misbehave.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use support::*;
+use vhost::VhostBackend;
+use vm_memory::{Bytes, GuestAddress};
+use vmlan::ports::PortState;
+use vmlan::ports::guest::Role;
+use vmlan::wire::arp::{Arp, REVERSE_REQUEST};
+use vmlan::wire::checksum::Sum;
+use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+#[test]
+fn frames_of_every_size_arrive_as_they_were_sent() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    for len in [60, 61, 64, 127, 128, 129, 142, 590, 1513, 1514] {
+        b.offer_buffers(1, 2048);
+        a.send(&frame(1, 2, len));
+        assert_eq!(b.receive(), frame(1, 2, len), "{len} bytes");
+    }
+    let (sent, got) = (lan.port(1), lan.port(2));
+    assert_eq!((sent.ingress.frames, got.egress.frames), (10, 10));
+    assert_eq!(sent.ingress.bytes, got.egress.bytes);
+}
+
+#[test]
+fn a_ring_of_every_legal_size_works_round_after_round() {
+    for size in [2, 4, 64, 256, 1024, 32768] {
+        let lan = Lan::new(2);
+        let mut b = lan.guest(2, PLAIN);
+        let mut a = Vm::over(UnixStream::connect(lan.socket(1)).unwrap(), size);
+        a.start(PLAIN);
+        for _ in 0..10 {
+            b.offer_buffers(1, 2048);
+            a.send(&frame(1, 2, 100));
+            assert_eq!(b.receive(), frame(1, 2, 100), "ring of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_needs_several_buffers_gets_them_and_says_so() {
+    let lan = Lan::with(2, Role::Server, 9000);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.offer_buffers(8, 1526);
+    a.send(&frame(1, 2, 5000));
+    let (_, count, bytes) = b.receive_with();
+    assert_eq!(count, 4);
+    assert_eq!(bytes, frame(1, 2, 5000));
+}
+
+#[test]
+fn without_mergeable_buffers_a_frame_must_fit_one_chain() {
+    let lan = Lan::new(2);
+    let mut a = lan.guest(1, PLAIN);
+    let mut b = lan.guest(2, PROTOCOL_FEATURES | VERSION_1);
+    // A header descriptor of its own, as older drivers lay it out.
+    let table = b.rings[RX].descriptors();
+    b.write_descriptor(table, 0, 0x20_0000, 12, WRITE | NEXT, 1);
+    b.write_descriptor(table, 1, 0x20_1000, 700, WRITE | NEXT, 2);
+    b.write_descriptor(table, 2, 0x20_2000, 900, WRITE, 0);
+    b.offer(RX, 0);
+    a.send(&frame(1, 2, 1700));
+    a.send(&frame(1, 2, 1514));
+    assert_eq!(b.receive(), frame(1, 2, 1514));
+    assert_eq!(lan.drops(1, "too_big"), 1);
+
+    b.write_descriptor(table, 3, 0x20_4000, 512, WRITE, 0);
+    b.offer(RX, 3);
+    a.send(&frame(1, 2, 1000));
+    eventually("the drop is counted", || {
+        (lan.drops(2, "buffer_too_small") == 1).then_some(())
+    });
+    a.send(&frame(1, 2, 400));
+    assert_eq!(
+        b.receive(),
+        frame(1, 2, 400),
+        "the buffer was kept for a frame that fits"
+    );
+}
+
+#[test]
+fn a_legacy_driver_has_a_header_of_ten_bytes() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (
+        lan.guest(1, PROTOCOL_FEATURES),
+        lan.guest(2, PROTOCOL_FEATURES),
+    );
+    assert_eq!((a.header_len, b.header_len), (10, 10));
+    b.offer_buffers(1, 2048);
+    a.send(&frame(1, 2, 300));
+    assert_eq!(b.receive(), frame(1, 2, 300));
+}
+
+#[test]
+fn a_chain_may_be_split_at_any_byte_direct_or_indirect() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN | INDIRECT_DESC), lan.guest(2, PLAIN));
+    let table = a.rings[TX].descriptors();
+    for split in [1, 9, 10, 11, 12, 13, 25, 26, 100, 139, 140, 141, 200] {
+        for indirect in [false, true] {
+            let (at, len) = a.place(0, VirtioNetHeader::default(), &frame(1, 2, 400));
+            let chain = if indirect {
+                GuestAddress(0x7f_0000)
+            } else {
+                table
+            };
+            a.write_descriptor(chain, 0, at, split, NEXT, 1);
+            a.write_descriptor(chain, 1, at + u64::from(split), 3, NEXT, 2);
+            a.write_descriptor(chain, 2, at + u64::from(split) + 3, len - split - 3, 0, 0);
+            if indirect {
+                a.write_descriptor(table, 7, chain.0, 48, INDIRECT, 0);
+            }
+            b.offer_buffers(1, 2048);
+            a.offer(TX, if indirect { 7 } else { 0 });
+            assert_eq!(
+                b.receive(),
+                frame(1, 2, 400),
+                "split at {split}, indirect: {indirect}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_driver_is_notified_when_it_asked_for_it_and_only_then() {
+    for features in [PLAIN, PLAIN | EVENT_IDX] {
+        let lan = Lan::new(2);
+        let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, features));
+        // One notification follows every start.
+        let _ = b.rings[RX].call.read();
+        let available = b.rings[RX].available_ring();
+        let event_at = 4 + u64::from(b.rings[RX].size) * 2;
+        b.write(1u16, available, 0);
+        b.write(100u16, available, event_at);
+        b.offer_buffers(2, 2048);
+        a.send(&frame(1, 2, 60));
+        b.receive();
+        b.write(0u16, available, 0);
+        b.write(1u16, available, event_at);
+        a.send(&frame(1, 2, 60));
+        b.receive();
+        let calls = eventually("a notification", || b.rings[RX].call.read().ok());
+        assert_eq!(calls, 1, "event index: {}", features & EVENT_IDX != 0);
+    }
+}
+
+/// A TCP super-frame from guest 1 to guest 2 with a partial checksum.
+fn super_frame(payload: usize) -> (Vec<u8>, VirtioNetHeader) {
+    let mut bytes = frame(1, 2, 14 + 20 + 20 + payload);
+    let total = u16::try_from(bytes.len() - 14).unwrap();
+    bytes[14..34].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    bytes[16..18].copy_from_slice(&total.to_be_bytes());
+    let sum = Sum::default().over(&bytes[14..34]).finish();
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes[34..54].copy_from_slice(&[
+        0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0,
+    ]);
+    let pseudo = Sum::default()
+        .over(&bytes[26..34])
+        .add_word(6)
+        .add_word(total - 20)
+        .fold();
+    bytes[50..52].copy_from_slice(&pseudo.to_be_bytes());
+    let header = VirtioNetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    (bytes, header)
+}
+
+#[test]
+fn a_super_frame_passes_whole_to_a_guest_that_takes_it() {
+    let lan = Lan::new(2);
+    let offloads = PLAIN | CSUM | HOST_TSO4;
+    let (mut a, mut b) = (
+        lan.guest(1, offloads),
+        lan.guest(2, PLAIN | GUEST_CSUM | GUEST_TSO4),
+    );
+    let (bytes, header) = super_frame(64_000);
+    b.offer_buffers(64, 2048);
+    a.send_with(header, &bytes);
+    let (got, count, received) = b.receive_with();
+    assert_eq!((got, count), (header, 32));
+    assert_eq!(received, bytes);
+}
+
+#[test]
+fn a_guest_without_offloads_gets_whole_segments_with_right_checksums() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN | CSUM | HOST_TSO4), lan.guest(2, PLAIN));
+    let (bytes, header) = super_frame(10_000);
+    b.offer_buffers(16, 2048);
+    a.send_with(header, &bytes);
+    let mut payload = Vec::new();
+    while payload.len() < 10_000 {
+        let (got, _, segment) = b.receive_with();
+        assert_eq!(got, VirtioNetHeader::default());
+        assert!(segment.len() <= 1514);
+        let len = u16::try_from(segment.len() - 34).unwrap();
+        assert_eq!(
+            Sum::default()
+                .over(&segment[26..34])
+                .add_word(6)
+                .add_word(len)
+                .over(&segment[34..])
+                .finish(),
+            0
+        );
+        payload.extend_from_slice(&segment[54..]);
+    }
+    assert_eq!(payload, bytes[54..]);
+}
+
+#[test]
+fn a_header_that_lies_costs_its_sender_the_frame_and_nobody_anything_else() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN | CSUM | HOST_TSO4), lan.guest(2, PLAIN));
+    b.offer_buffers(4, 2048);
+    let (bytes, header) = super_frame(3000);
+    a.send_with(
+        VirtioNetHeader {
+            csum_start: 60_000,
+            ..header
+        },
+        &bytes,
+    );
+    a.send_with(
+        VirtioNetHeader {
+            gso_size: 0,
+            ..header
+        },
+        &bytes,
+    );
+    a.send_with(
+        VirtioNetHeader {
+            gso_type: 3,
+            ..header
+        },
+        &bytes,
+    );
+    assert_eq!(lan.drops(1, "bad_offload"), 3);
+    a.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn a_receiver_without_buffers_loses_frames_and_delays_nobody() {
+    let lan = Lan::new(3);
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
+    c.offer_buffers(1, 2048);
+    for _ in 0..5 {
+        a.send(&frame(1, 2, 60));
+    }
+    a.send(&frame(1, 3, 60));
+    assert_eq!(c.receive(), frame(1, 3, 60));
+    assert_eq!(lan.drops(2, "no_buffer"), 5);
+    b.offer_buffers(1, 2048);
+    a.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn a_guest_that_leaves_and_comes_back_goes_on_where_its_ring_was() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    for _ in 0..3 {
+        b.offer_buffers(1, 2048);
+        a.send(&frame(1, 2, 60));
+        b.receive();
+    }
+    // The VMM's connection breaks; guest memory and rings stay, with one more frame waiting in them.
+    let Vm {
+        memory,
+        rings,
+        frontend,
+        features,
+        ..
+    } = a;
+    drop(frontend);
+    lan.wait_for_state(1, PortState::Waiting);
+    let mut a = Vm::connect(&lan.socket(1));
+    a.memory = memory;
+    a.rings = rings;
+    let head = a.rings[TX].available % a.rings[TX].size;
+    let (at, len) = a.place(head, VirtioNetHeader::default(), &frame(1, 2, 99));
+    a.write_descriptor(a.rings[TX].descriptors(), head, at, len, 0, 0);
+    b.offer_buffers(1, 2048);
+    a.offer(TX, head);
+    // The base that some VMMs send after a reconnect is the available index, and would lose the frame.
+    let seen = a.rings[TX].seen;
+    a.rings[TX].seen = a.rings[TX].available;
+    a.start(features);
+    a.rings[TX].seen = seen;
+    assert_eq!(b.receive(), frame(1, 2, 99));
+}
+
+#[test]
+fn a_stopped_ring_reports_where_it_stopped() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.offer_buffers(5, 2048);
+    for _ in 0..3 {
+        a.send(&frame(1, 2, 60));
+        b.receive();
+    }
+    assert_eq!(a.frontend.get_vring_base(TX).unwrap(), 3);
+    assert_eq!(
+        b.frontend.get_vring_base(RX).unwrap(),
+        3,
+        "buffers that were not used are not taken"
+    );
+    lan.wait_for_state(1, PortState::Connected);
+    a.start_ring(TX);
+    b.start_ring(RX);
+    a.send(&frame(1, 2, 61));
+    assert_eq!(b.receive(), frame(1, 2, 61));
+}
+
+#[test]
+fn a_second_connection_waits_for_the_first_and_disturbs_nobody() {
+    let lan = Lan::new(2);
+    let (mut first, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    let mut second = Vm::connect(&lan.socket(1));
+    second.start(PLAIN);
+    b.offer_buffers(4, 2048);
+    first.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+
+    let head = second.rings[TX].available;
+    let (at, len) = second.place(head, VirtioNetHeader::default(), &frame(1, 2, 70));
+    second.write_descriptor(second.rings[TX].descriptors(), head, at, len, 0, 0);
+    second.offer(TX, head);
+    first.send(&frame(1, 2, 61));
+    assert_eq!(b.receive(), frame(1, 2, 61), "the second one's frame waits");
+    assert_eq!(second.used_index(TX), 0);
+
+    first.frontend.get_vring_base(RX).unwrap();
+    first.frontend.get_vring_base(TX).unwrap();
+    assert_eq!(
+        b.receive(),
+        frame(1, 2, 70),
+        "its turn came when the first had let go"
+    );
+    drop(first);
+    let (at, len) = second.place(1, VirtioNetHeader::default(), &frame(1, 2, 71));
+    second.write_descriptor(second.rings[TX].descriptors(), 1, at, len, 0, 0);
+    second.offer(TX, 1);
+    assert_eq!(b.receive(), frame(1, 2, 71));
+}
+
+#[test]
+fn the_vmm_may_listen_and_is_found_again() {
+    let directory_of = Lan::with(1, Role::Client, 1500);
+    let listener = UnixListener::bind(directory_of.socket(1)).unwrap();
+    for _ in 0..2 {
+        let (stream, _) = listener.accept().unwrap();
+        let mut vm = Vm::over(stream, 256);
+        vm.start(PLAIN);
+        directory_of.wait_for_state(1, PortState::Up);
+    }
+}
+
+/// Breaks guest 1 by `harm`; its port must stop with its rings, the others must not notice, and it must work again
+/// once its rings are set up anew.
+fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
+    let lan = Lan::new(3);
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN | INDIRECT_DESC),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
+    c.offer_buffers(8, 2048);
+    harm(&mut a);
+    lan.wait_for_state(1, PortState::Connected);
+    b.send(&frame(2, 3, 60));
+    assert_eq!(c.receive(), frame(2, 3, 60), "{what}: the others go on");
+
+    for ring in [RX, TX] {
+        a.frontend.get_vring_base(ring).unwrap();
+        let zeros = vec![0; 0x8_0000];
+        a.memory
+            .write_slice(&zeros, a.rings[ring].descriptors())
+            .unwrap();
+        (a.rings[ring].available, a.rings[ring].seen) = (0, 0);
+    }
+    a.start_ring(RX);
+    a.start_ring(TX);
+    lan.wait_for_state(1, PortState::Up);
+    a.send(&frame(1, 3, 60));
+    assert_eq!(c.receive(), frame(1, 3, 60), "{what}: a reset heals it");
+}
+
+#[test]
+fn rings_that_make_no_sense_stop_their_own_port_only() {
+    survives("an available index that jumps", |vm| {
+        vm.rings[TX].available = 1000;
+        vm.publish(TX);
+    });
+    survives("a head that does not exist", |vm| vm.offer(TX, 256));
+    survives("a chain that loops", |vm| {
+        let table = vm.rings[TX].descriptors();
+        vm.write_descriptor(table, 0, 0x50_0000, 100, NEXT, 1);
+        vm.write_descriptor(table, 1, 0x50_0000, 100, NEXT, 0);
+        vm.offer(TX, 0);
+    });
+    survives("a next descriptor that does not exist", |vm| {
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x50_0000, 100, NEXT, 300);
+        vm.offer(TX, 0);
+    });
+    survives("an address outside of memory", |vm| {
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x4000_0000, 100, 0, 0);
+        vm.offer(TX, 0);
+    });
+    survives("an address that wraps", |vm| {
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, u64::MAX - 10, 100, 0, 0);
+        vm.offer(TX, 0);
+    });
+    survives("a buffer to be written in the transmit queue", |vm| {
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x50_0000, 100, WRITE, 0);
+        vm.offer(TX, 0);
+    });
+    survives("an indirect table of an odd length", |vm| {
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x50_0000, 17, INDIRECT, 0);
+        vm.offer(TX, 0);
+    });
+    survives("an indirect table in an indirect table", |vm| {
+        vm.write_descriptor(GuestAddress(0x7f_0000), 0, 0x7f_0000, 16, INDIRECT, 0);
+        vm.write_descriptor(vm.rings[TX].descriptors(), 0, 0x7f_0000, 16, INDIRECT, 0);
+        vm.offer(TX, 0);
+    });
+}
+
+#[test]
+fn a_receive_ring_that_makes_no_sense_stops_its_own_port_only() {
+    let lan = Lan::new(3);
+    let (mut a, mut b, mut c) = (
+        lan.guest(1, PLAIN),
+        lan.guest(2, PLAIN),
+        lan.guest(3, PLAIN),
+    );
+    c.offer_buffers(2, 2048);
+    a.write_descriptor(a.rings[RX].descriptors(), 0, 0x20_0000, 2048, 0, 0);
+    a.offer(RX, 0);
+    b.send(&frame(2, 1, 60));
+    lan.wait_for_state(1, PortState::Connected);
+    b.send(&frame(2, 3, 60));
+    assert_eq!(c.receive(), frame(2, 3, 60));
+}
+
+#[test]
+fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
+    let lan = Lan::new(2);
+    let mut a = lan.guest(1, PLAIN);
+    let table = a.rings[TX].descriptors();
+    for (head, len) in [(0, 0), (1, 5), (2, 12), (3, 25)] {
+        a.write_descriptor(table, head, 0x50_0000, len, 0, 0);
+        a.offer(TX, head);
+        eventually("the buffer comes back", || a.used(TX));
+    }
+    assert_eq!(lan.drops(1, "runt"), 4);
+    a.write_descriptor(table, 4, 0x20_0000, 0x2_0000, 0, 0);
+    a.offer(TX, 4);
+    eventually("the buffer comes back", || a.used(TX));
+    assert_eq!(lan.drops(1, "too_big"), 1);
+    assert_eq!(lan.port(1).state, PortState::Up);
+}
+
+/// A message as it is on the wire: request, flags (version 1, and 8 to have it acknowledged), payload of numbers.
+fn message(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap();
+    [
+        &request.to_ne_bytes(),
+        &(1 | flags).to_ne_bytes(),
+        &size.to_ne_bytes(),
+        payload,
+    ]
+    .concat()
+}
+
+fn reply(stream: &mut UnixStream) -> (u32, u64) {
+    let mut bytes = [0; 20];
+    stream.read_exact(&mut bytes).unwrap();
+    (
+        u32::from_ne_bytes(bytes[..4].try_into().unwrap()),
+        u64::from_ne_bytes(bytes[12..].try_into().unwrap()),
+    )
+}
+
+const GET_FEATURES: u32 = 1;
+const SET_FEATURES: u32 = 2;
+const SET_OWNER: u32 = 3;
+const GET_PROTOCOL_FEATURES: u32 = 15;
+const SET_PROTOCOL_FEATURES: u32 = 16;
+const SET_VRING_ENABLE: u32 = 18;
+const SEND_RARP: u32 = 19;
+const NET_SET_MTU: u32 = 20;
+const ACK: u32 = 8;
+
+fn ring_enable(index: u32, enable: u32) -> Vec<u8> {
+    [index.to_ne_bytes(), enable.to_ne_bytes()].concat()
+}
+
+/// Says what QEMU says before a driver is there: rings are enabled long before features are acknowledged.
+fn qemu_start(stream: &mut UnixStream) {
+    stream.write_all(&message(GET_FEATURES, 0, &[])).unwrap();
+    assert_ne!(reply(stream).1 & PROTOCOL_FEATURES, 0);
+    stream
+        .write_all(&message(GET_PROTOCOL_FEATURES, 0, &[]))
+        .unwrap();
+    let protocol = reply(stream).1;
+    assert_eq!(
+        protocol & (1 << 2 | 1 << 3 | 1 << 4),
+        1 << 2 | 1 << 3 | 1 << 4,
+        "RARP, REPLY_ACK and MTU"
+    );
+    assert_eq!(
+        protocol & 1 << 9,
+        0,
+        "QEMU has a configuration space of its own"
+    );
+    stream
+        .write_all(&message(SET_PROTOCOL_FEATURES, 0, &protocol.to_ne_bytes()))
+        .unwrap();
+    stream.write_all(&message(SET_OWNER, 0, &[])).unwrap();
+    for ring in [0, 1] {
+        stream
+            .write_all(&message(SET_VRING_ENABLE, 0, &ring_enable(ring, 1)))
+            .unwrap();
+    }
+}
+
+#[test]
+fn rings_that_qemu_enables_early_run_once_features_are_there() {
+    let lan = Lan::new(2);
+    let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
+    qemu_start(&mut stream);
+    stream
+        .write_all(&message(SET_FEATURES, ACK, &PLAIN.to_ne_bytes()))
+        .unwrap();
+    assert_eq!(reply(&mut stream), (SET_FEATURES, 0));
+    // The rest of the session by a frontend that does not enable the rings again.
+    let mut vm = Vm::over(stream, 256);
+    vm.share_memory();
+    vm.start_ring_without_enabling(RX);
+    vm.start_ring_without_enabling(TX);
+    lan.wait_for_state(1, PortState::Up);
+    let mut b = lan.guest(2, PLAIN);
+    b.offer_buffers(1, 2048);
+    vm.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn a_guest_that_moved_here_is_announced_even_before_its_memory_is_known() {
+    let lan = Lan::new(2);
+    let mut b = lan.guest(2, PLAIN);
+    b.offer_buffers(1, 2048);
+    let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
+    qemu_start(&mut stream);
+    let mut payload = mac(1).0.to_vec();
+    payload.extend([0, 0]);
+    stream
+        .write_all(&message(SEND_RARP, ACK, &payload))
+        .unwrap();
+    assert_eq!(reply(&mut stream), (SEND_RARP, 0));
+    let announcement = Arp::parse(&b.receive()[14..]).unwrap();
+    assert_eq!(
+        (announcement.operation, announcement.sender_mac),
+        (REVERSE_REQUEST, mac(1))
+    );
+}
+
+#[test]
+fn an_mtu_that_the_network_carries_is_accepted_and_a_larger_one_is_not() {
+    let lan = Lan::new(1);
+    let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
+    qemu_start(&mut stream);
+    for (mtu, refused) in [(1500u64, 0), (1501, 1), (9000, 1), (1400, 0), (0, 1)] {
+        stream
+            .write_all(&message(NET_SET_MTU, ACK, &mtu.to_ne_bytes()))
+            .unwrap();
+        assert_eq!(reply(&mut stream), (NET_SET_MTU, refused), "{mtu}");
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_the_protocol_is_closed_and_the_next_one_works() {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let table = [
+        &1u32.to_ne_bytes()[..],
+        &[0; 4],
+        &[0; 8],
+        &4096u64.to_ne_bytes(),
+        &[0; 16],
+    ]
+    .concat();
+    let cases: Vec<(&str, Vec<u8>, bool)> = vec![
+        ("an unknown request", message(10_000, 0, &[]), false),
+        (
+            "a payload that is too large",
+            [200u32, 1, 100_000]
+                .into_iter()
+                .flat_map(u32::to_ne_bytes)
+                .collect(),
+            false,
+        ),
+        (
+            "a wrong version",
+            [1u32, 2, 0]
+                .into_iter()
+                .flat_map(u32::to_ne_bytes)
+                .collect(),
+            false,
+        ),
+        (
+            "a ring that is not there",
+            message(SET_VRING_ENABLE, 0, &ring_enable(2, 1)),
+            false,
+        ),
+        (
+            "features that were not offered",
+            message(SET_FEATURES, 0, &u64::MAX.to_ne_bytes()),
+            false,
+        ),
+        ("a memory table without files", message(5, 0, &table), false),
+        (
+            "a memory table with a file that is none",
+            message(5, 0, &table),
+            true,
+        ),
+        (
+            "a kick that is no eventfd",
+            message(12, 0, &0u64.to_ne_bytes()),
+            true,
+        ),
+        (
+            "an announcement of nobody",
+            message(SEND_RARP, 0, &[0; 8]),
+            false,
+        ),
+    ];
+    let lan = Lan::new(2);
+    for (what, bytes, with_file) in cases {
+        let mut stream = UnixStream::connect(lan.socket(1)).unwrap();
+        let files = if with_file {
+            vec![null.as_raw_fd()]
+        } else {
+            Vec::new()
+        };
+        stream.send_with_fds(&[bytes.as_slice()], &files).unwrap();
+        let mut rest = Vec::new();
+        // Closed with bytes unread, a socket reports a reset.
+        let closed = stream
+            .read_to_end(&mut rest)
+            .map_or(true, |count| count == 0);
+        assert!(closed, "{what}: the connection is closed");
+    }
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.offer_buffers(1, 2048);
+    a.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}

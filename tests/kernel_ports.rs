@@ -1,0 +1,919 @@
+//! The uplink and the host adapter against the kernel: veth pairs and TAP devices, each test in network namespaces of
+//! its own. Needs root; a test that cannot run says so.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says so and ends"
+)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::RawFd;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use vmlan::net::Now;
+use vmlan::net::drops::{DropReason, Drops};
+use vmlan::net::offload;
+use vmlan::net::switch::Egress;
+use vmlan::net::vlan::{Tag, TagAction};
+use vmlan::ports::burst::Burst;
+use vmlan::ports::packet::{self, Packet};
+use vmlan::ports::tap::{self, Tap};
+use vmlan::ports::{OpenError, Port, PortState, Sent, Watcher};
+use vmlan::wire::checksum::{Sum, checksum};
+use vmlan::wire::ethernet::{MacAddr, Tci};
+use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// Runs a test in a thread with a network namespace of its own.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let thread = thread::spawn(|| {
+        leave_namespace();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[expect(unsafe_code, reason = "std does not tell who we are")]
+fn is_root() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Moves this thread, and the processes it starts, to a new network namespace without IPv6 chatter.
+#[expect(unsafe_code, reason = "std has no namespaces")]
+fn leave_namespace() {
+    // SAFETY: no memory is involved.
+    let answer = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+}
+
+/// Makes this thread that of a user without privileges.
+#[expect(unsafe_code, reason = "std changes users for new processes only")]
+fn become_nobody() {
+    // SAFETY: no memory is involved; the bare system call concerns this thread alone.
+    let answer = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+    assert_eq!(answer, 0);
+}
+
+#[expect(
+    unsafe_code,
+    reason = "std does not tell the kernel's number of a thread"
+)]
+fn thread_id() -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("iproute2 is installed");
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Makes a pair of adapters that are up, and opens both.
+fn pair() -> (Packet, Packet) {
+    ip("link add v0 type veth peer name v1");
+    ip("link set v0 up");
+    ip("link set v1 up");
+    let (mut a, mut b) = (uplink("v0"), uplink("v1"));
+    until("the pair is up", || has_link(&mut a) && has_link(&mut b));
+    (a, b)
+}
+
+fn uplink(interface: &str) -> Packet {
+    Packet::open(&packet::Spec {
+        interface: interface.to_owned(),
+    })
+    .unwrap()
+}
+
+fn tap_spec(name: &str, address: &str) -> tap::Spec {
+    tap::Spec {
+        name: name.to_owned(),
+        mac: MAC,
+        address: Some(address.parse().unwrap()),
+        mtu: 1500,
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lets the port look, and tells what it saw.
+fn has_link(port: &mut dyn Port) -> bool {
+    // Each look is due: the ports ask for at most one a second.
+    let instant = port.poll_timeout().unwrap_or_else(Instant::now);
+    port.handle_timeout(Now {
+        instant,
+        wall: SystemTime::UNIX_EPOCH,
+    });
+    assert_eq!(port.status().state == PortState::Up, port.is_up());
+    port.is_up()
+}
+
+/// What a worker waits with.
+struct Epoll(RawFd);
+
+impl Epoll {
+    fn new() -> Self {
+        Self(epoll::create(true).unwrap())
+    }
+
+    fn watcher(&self) -> Watcher {
+        Watcher::new(self.0, 7)
+    }
+
+    /// Tells whether something was reported since the last call.
+    fn reported(&self) -> bool {
+        let mut events = [epoll::Event::new(epoll::Events::empty(), 0); 4];
+        let count = epoll::wait(self.0, 0, &mut events).unwrap();
+        assert!(events[..count].iter().all(|event| event.data == 7));
+        count > 0
+    }
+}
+
+impl Drop for Epoll {
+    fn drop(&mut self) {
+        epoll::close(self.0).unwrap();
+    }
+}
+
+/// Takes all frames there are.
+fn received(port: &mut dyn Port, drops: &mut Drops) -> Vec<(Vec<u8>, VirtioNetHeader)> {
+    let mut frames = Vec::new();
+    let mut burst = Burst::default();
+    loop {
+        port.receive(&mut burst, drops).unwrap();
+        if burst.is_empty() && !port.arm() {
+            return frames;
+        }
+        for frame in burst.frames() {
+            let mut bytes = Vec::new();
+            burst.copy_frame(frame, &mut bytes);
+            assert_eq!(bytes.len(), frame.head.frame_len as usize);
+            frames.push((bytes, frame.head.offload));
+        }
+        port.release(&mut burst);
+    }
+}
+
+fn bytes_received(port: &mut dyn Port) -> Vec<Vec<u8>> {
+    received(port, &mut Drops::default())
+        .into_iter()
+        .map(|(bytes, _)| bytes)
+        .collect()
+}
+
+/// Sends frames with the same header and change of tag.
+fn send(
+    port: &mut dyn Port,
+    frames: &[Vec<u8>],
+    header: VirtioNetHeader,
+    action: TagAction,
+) -> (Sent, Vec<(DropReason, u64)>) {
+    let (mut burst, mut drops) = (Burst::default(), Drops::default());
+    let mut sent = Sent::default();
+    for chunk in frames.chunks(64) {
+        burst.clear();
+        let mut batch = Vec::new();
+        for (index, frame) in chunk.iter().enumerate() {
+            assert!(burst.push_owned(frame.clone(), header));
+            batch.push(Egress {
+                frame: u16::try_from(index).unwrap(),
+                action,
+            });
+        }
+        let more = port.transmit(&burst, &batch, &mut drops).unwrap();
+        sent.frames += more.frames;
+        sent.bytes += more.bytes;
+    }
+    (sent, drops.iter().collect())
+}
+
+fn send_plain(port: &mut dyn Port, frames: &[Vec<u8>]) -> (Sent, Vec<(DropReason, u64)>) {
+    send(port, frames, VirtioNetHeader::default(), TagAction::Keep)
+}
+
+/// A frame of an EtherType that nobody answers.
+fn frame(len: usize) -> Vec<u8> {
+    let mut frame = Vec::from(OTHER.0);
+    frame.extend(MAC.0);
+    frame.extend([0x88, 0xb5]);
+    frame.extend((14..len).map(|i| u8::try_from(i % 251).unwrap()));
+    frame
+}
+
+/// A UDP datagram whose checksum is only begun, and the header that says so.
+fn udp_frame(
+    dst_mac: MacAddr,
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    port: u16,
+    payload: &[u8],
+) -> (Vec<u8>, VirtioNetHeader) {
+    let udp_len = u16::try_from(8 + payload.len()).unwrap();
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + udp_len).to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend(src.octets());
+    packet.extend(dst.octets());
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(4000u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend(udp_len.to_be_bytes());
+    packet.extend(
+        Sum::default()
+            .add_pseudo_header(src, dst, 17, udp_len)
+            .fold()
+            .to_be_bytes(),
+    );
+    packet.extend(payload);
+    let mut frame = Vec::from(dst_mac.0);
+    frame.extend(MAC.0);
+    frame.extend([8, 0]);
+    frame.extend(packet);
+    let header = VirtioNetHeader {
+        flags: NEEDS_CSUM,
+        csum_start: 34,
+        csum_offset: 6,
+        ..VirtioNetHeader::default()
+    };
+    (frame, header)
+}
+
+#[test]
+fn frames_of_every_length_arrive_as_they_were_sent_and_do_not_come_back() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        let frames: Vec<_> = [60, 127, 128, 129, 1000, 1514].map(frame).into();
+        let (sent, drops) = send_plain(&mut b, &frames);
+        assert_eq!(
+            (sent.frames, sent.bytes),
+            (6, 60 + 127 + 128 + 129 + 1000 + 1514)
+        );
+        assert_eq!(drops, []);
+        let mut arrived = Vec::new();
+        until("the frames arrive", || {
+            arrived.extend(bytes_received(&mut a));
+            arrived.len() >= frames.len()
+        });
+        assert_eq!(arrived, frames);
+        assert_eq!(
+            bytes_received(&mut b),
+            Vec::<Vec<u8>>::new(),
+            "what leaves does not come in"
+        );
+    });
+}
+
+#[test]
+fn a_tag_arrives_where_it_was_and_a_frame_of_full_size_may_have_one() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        let frames: Vec<_> = [60, 124, 128, 1514].map(frame).into();
+        let (sent, drops) = send(
+            &mut b,
+            &frames,
+            VirtioNetHeader::default(),
+            TagAction::Insert(Tci(0x600a)),
+        );
+        assert_eq!((sent.frames, drops), (4, vec![]));
+        let mut arrived = Vec::new();
+        until("the frames arrive", || {
+            arrived.extend(bytes_received(&mut a));
+            arrived.len() >= frames.len()
+        });
+        for (arrived, sent) in arrived.iter().zip(&frames) {
+            assert_eq!(arrived[..12], sent[..12]);
+            assert_eq!(arrived[12..16], [0x81, 0, 0x60, 0x0a]);
+            assert_eq!(arrived[16..], sent[12..]);
+        }
+    });
+}
+
+#[test]
+fn a_tag_of_a_provider_and_two_tags_arrive_where_they_were() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        for tags in [
+            &[0x88, 0xa8, 0, 7][..],
+            &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9],
+            &[0x81, 0, 0, 7, 0x81, 0, 0, 9],
+        ] {
+            let mut frame = frame(200);
+            frame.splice(12..12, tags.iter().copied());
+            send_plain(&mut b, std::slice::from_ref(&frame));
+            let mut arrived = Vec::new();
+            until("the frame arrives", || {
+                arrived.extend(bytes_received(&mut a));
+                !arrived.is_empty()
+            });
+            assert_eq!(arrived, [frame]);
+        }
+    });
+}
+
+#[test]
+fn the_place_of_an_unfinished_checksum_moves_with_a_tag() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        let (frame, header) = udp_frame(
+            OTHER,
+            Ipv4Addr::new(10, 9, 0, 1),
+            Ipv4Addr::new(10, 9, 0, 2),
+            4001,
+            &[7; 300],
+        );
+        send(
+            &mut b,
+            std::slice::from_ref(&frame),
+            header,
+            TagAction::Insert(Tci(10)),
+        );
+        let mut arrived = Vec::new();
+        until("the frame arrives", || {
+            arrived.extend(received(&mut a, &mut Drops::default()));
+            !arrived.is_empty()
+        });
+        let (bytes, offload) = &arrived[0];
+        assert_eq!(bytes[16..], frame[12..]);
+        assert!(offload.needs_checksum());
+        assert_eq!((offload.csum_start, offload.csum_offset), (38, 6));
+    });
+}
+
+#[test]
+fn a_datagram_with_an_unfinished_checksum_reaches_a_socket() {
+    in_namespace(|| {
+        let (mut a, _b) = pair();
+        ip("addr add 10.9.0.2/24 dev v1");
+        ip(&format!("link set v1 address {OTHER}"));
+        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let payload: Vec<u8> = (0..1000).map(|i| u8::try_from(i % 249).unwrap()).collect();
+        let (frame, header) = udp_frame(
+            OTHER,
+            Ipv4Addr::new(10, 9, 0, 1),
+            Ipv4Addr::new(10, 9, 0, 2),
+            port,
+            &payload,
+        );
+        let (sent, drops) = send(&mut a, &[frame], header, TagAction::Keep);
+        assert_eq!((sent.frames, drops), (1, vec![]));
+        let mut got = vec![0; 2000];
+        let len = socket.recv(&mut got).unwrap();
+        assert_eq!(got[..len], payload);
+    });
+}
+
+#[test]
+fn what_the_kernel_refuses_is_counted_and_what_follows_is_sent() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        let (small, large) = (frame(100), frame(3000));
+        let (sent, drops) = send_plain(
+            &mut b,
+            &[
+                small.clone(),
+                large.clone(),
+                small.clone(),
+                large,
+                small.clone(),
+            ],
+        );
+        assert_eq!((sent.frames, sent.bytes), (3, 300));
+        assert_eq!(drops, [(DropReason::TooBig, 2)]);
+        let mut arrived = Vec::new();
+        until("the frames arrive", || {
+            arrived.extend(bytes_received(&mut a));
+            arrived.len() >= 3
+        });
+        assert_eq!(arrived, [small.clone(), small.clone(), small]);
+
+        let nonsense = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 5000,
+            csum_offset: 6,
+            ..VirtioNetHeader::default()
+        };
+        let (sent, drops) = send(&mut b, &[frame(100)], nonsense, TagAction::Keep);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::BadOffload, 1)]));
+        let unknown = VirtioNetHeader {
+            gso_type: 3,
+            gso_size: 500,
+            ..VirtioNetHeader::default()
+        };
+        let (sent, drops) = send(&mut b, &[frame(100), frame(100)], unknown, TagAction::Keep);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::BadOffload, 2)]));
+    });
+}
+
+#[test]
+fn frames_that_did_not_fit_are_told_when_the_port_is_armed() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        bytes_received(&mut a);
+        assert!(!a.arm());
+        epoll.reported();
+        send_plain(&mut b, &vec![frame(60); 40]);
+        until("frames are there", || a.arm());
+        assert!(
+            epoll.reported(),
+            "frames that came after the port was armed"
+        );
+        let (mut burst, mut drops) = (Burst::default(), Drops::default());
+        let mut count = 0;
+        until("all frames are taken", || {
+            a.receive(&mut burst, &mut drops).unwrap();
+            assert!(burst.len() <= 32);
+            count += burst.len();
+            a.release(&mut burst);
+            assert!(burst.is_empty());
+            assert!(
+                count >= 40 || a.arm(),
+                "{count} of 40, and no word of the others"
+            );
+            count >= 40
+        });
+        assert!(!a.arm());
+        assert_eq!(count, 40);
+    });
+}
+
+#[test]
+fn the_link_follows_the_carrier() {
+    in_namespace(|| {
+        let (mut a, mut b) = pair();
+        ip("link set v1 down");
+        until("the link is down", || {
+            !has_link(&mut a) && !has_link(&mut b)
+        });
+        let (sent, drops) = send_plain(&mut a, &[frame(60), frame(60)]);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 2)]));
+        assert!(
+            bytes_received(&mut b).is_empty(),
+            "an adapter that is down is no fault"
+        );
+        ip("link set v1 up");
+        until("the link is up", || has_link(&mut a) && has_link(&mut b));
+        send_plain(&mut a, &[frame(60)]);
+        until("frames flow again", || !bytes_received(&mut b).is_empty());
+    });
+}
+
+#[test]
+fn a_link_that_went_down_unseen_is_seen_when_a_frame_is_refused() {
+    in_namespace(|| {
+        let (mut a, _b) = pair();
+        ip("link set v0 down");
+        assert!(a.is_up(), "nobody has looked yet");
+        let (sent, drops) = send_plain(&mut a, &vec![frame(60); 40]);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 40)]));
+        assert!(!a.is_up());
+    });
+}
+
+#[test]
+fn an_adapter_that_vanished_is_taken_again_when_it_is_back() {
+    in_namespace(|| {
+        let (mut a, b) = pair();
+        drop(b);
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        epoll.reported();
+        ip("link del v0");
+        until("the link is down", || !has_link(&mut a));
+        assert!(bytes_received(&mut a).is_empty());
+        assert!(!a.arm(), "nothing to be woken for");
+        epoll.reported();
+        let (sent, drops) = send_plain(&mut a, &[frame(60)]);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 1)]));
+
+        ip("link add v0 type veth peer name v1");
+        ip("link set v1 up");
+        until("the link is back", || has_link(&mut a));
+        let mut b = uplink("v1");
+        until("the far side is up", || has_link(&mut b));
+        bytes_received(&mut a);
+        epoll.reported();
+        send_plain(&mut b, &[frame(77)]);
+        until("it is still watched", || epoll.reported());
+        let mut arrived = Vec::new();
+        until("a frame arrives", || {
+            arrived.extend(bytes_received(&mut a));
+            !arrived.is_empty()
+        });
+        assert_eq!(
+            arrived,
+            [frame(77)],
+            "frames for others arrive, too: the adapter is promiscuous again"
+        );
+    });
+}
+
+#[test]
+fn an_uplink_is_an_ethernet_adapter_that_exists() {
+    in_namespace(|| {
+        for interface in ["v0", "", "a-name-that-is-too-long", "v%d"] {
+            let error = Packet::open(&packet::Spec {
+                interface: interface.to_owned(),
+            })
+            .err()
+            .unwrap();
+            assert!(
+                matches!(&error, OpenError::NoAdapter(name) if name == interface),
+                "{error}"
+            );
+        }
+        let error = Packet::open(&packet::Spec {
+            interface: "lo".to_owned(),
+        })
+        .err()
+        .unwrap();
+        assert_eq!(
+            error.to_string(),
+            "cannot use the uplink \"lo\": it is not an Ethernet adapter"
+        );
+    });
+}
+
+#[test]
+fn an_adapter_that_is_down_is_brought_up() {
+    in_namespace(|| {
+        ip("link add v0 type veth peer name v1");
+        ip("link set v1 up");
+        let mut a = uplink("v0");
+        until("the link is up", || has_link(&mut a));
+        assert!(ip("-o link show dev v0").contains(",UP,"));
+        assert!(ip("-o -d link show dev v0").contains("promiscuity 1"));
+    });
+}
+
+#[test]
+fn nobody_is_told_which_privileges_are_missing() {
+    in_namespace(|| {
+        ip("link add v0 type veth peer name v1");
+        become_nobody();
+        let error = Packet::open(&packet::Spec {
+            interface: "v0".to_owned(),
+        })
+        .err()
+        .unwrap();
+        assert!(matches!(error, OpenError::Permission { .. }), "{error}");
+        for word in ["\"v0\"", "CAP_NET_RAW", "CAP_NET_ADMIN", "setcap"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let error = Tap::open(&tap_spec("t0", "10.9.0.1/24")).err().unwrap();
+        assert!(matches!(error, OpenError::Permission { .. }), "{error}");
+        for word in ["\"t0\"", "CAP_NET_ADMIN", "/dev/net/tun"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_host_adapter_has_the_addresses_and_the_mtu_that_were_asked_for() {
+    in_namespace(|| {
+        let mut port = Tap::open(&tap::Spec {
+            mtu: 1400,
+            ..tap_spec("t0", "10.9.1.1/20")
+        })
+        .unwrap();
+        until("it is up", || has_link(&mut port));
+        let link = ip("-o link show dev t0");
+        assert!(
+            link.contains("mtu 1400") && link.contains(&MAC.to_string()),
+            "{link}"
+        );
+        let address = ip("-o -4 addr show dev t0");
+        assert!(
+            address.contains("inet 10.9.1.1/20 brd 10.9.15.255"),
+            "{address}"
+        );
+        let routes = ip("route show dev t0");
+        assert!(
+            routes.starts_with("10.9.0.0/20") && routes.lines().count() == 1,
+            "{routes}"
+        );
+        drop(port);
+        assert!(
+            !ip("-o link show").contains("t0"),
+            "it is gone with its port"
+        );
+    });
+}
+
+#[test]
+fn a_host_adapter_without_an_address_is_left_for_the_host_to_configure() {
+    in_namespace(|| {
+        let _port = Tap::open(&tap::Spec {
+            address: None,
+            ..tap_spec("t0", "10.9.0.1/24")
+        })
+        .unwrap();
+        assert_eq!(ip("-o -4 addr show dev t0"), "");
+    });
+}
+
+#[test]
+fn the_host_asks_for_its_neighbours_through_the_host_adapter_and_hears_them() {
+    in_namespace(|| {
+        let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        until("it is up", || has_link(&mut port));
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        socket.send_to(b"anybody?", "10.9.0.2:9").unwrap();
+        let mut arrived = Vec::new();
+        until("a question arrives", || {
+            arrived.extend(bytes_received(&mut port));
+            arrived.iter().any(|frame| frame[12..14] == [8, 6])
+        });
+        let arp = arrived
+            .iter()
+            .find(|frame| frame[12..14] == [8, 6])
+            .unwrap();
+        assert_eq!(arp[..6], MacAddr::BROADCAST.0);
+        assert_eq!(arp[6..12], MAC.0);
+        assert_eq!(arp[38..42], [10, 9, 0, 2]);
+
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let to = socket.local_addr().unwrap().port();
+        let (frame, header) = udp_frame(
+            MAC,
+            Ipv4Addr::new(10, 9, 0, 2),
+            Ipv4Addr::new(10, 9, 0, 1),
+            to,
+            &[5; 700],
+        );
+        let (sent, drops) = send(&mut port, &[frame], header, TagAction::Keep);
+        assert_eq!((sent.frames, sent.bytes, drops), (1, 742, vec![]));
+        let mut got = vec![0; 2000];
+        assert_eq!(socket.recv(&mut got).unwrap(), 700);
+        assert_eq!(got[..700], [5; 700]);
+    });
+}
+
+#[test]
+fn a_name_that_is_taken_is_said_in_words() {
+    in_namespace(|| {
+        let _first = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        let error = Tap::open(&tap_spec("t0", "10.9.0.1/24")).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .contains("another process uses the TAP device"),
+            "{error}"
+        );
+        ip("link add v0 type veth peer name v1");
+        let error = Tap::open(&tap_spec("v0", "10.9.0.1/24")).err().unwrap();
+        assert!(error.to_string().contains("of another kind"), "{error}");
+        let error = Tap::open(&tap_spec("a-name-that-is-too-long", "10.9.0.1/24"))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("1 to 15"), "{error}");
+    });
+}
+
+#[test]
+fn a_host_adapter_that_the_host_took_down_or_deleted_comes_back() {
+    in_namespace(|| {
+        let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        until("it is up", || has_link(&mut port));
+        ip("link set t0 down");
+        let (sent, drops) = send_plain(&mut port, &[frame(60), frame(60)]);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 2)]));
+        assert!(!has_link(&mut port), "the host's decision stands");
+        ip("link set t0 up");
+        until("it is up again", || has_link(&mut port));
+
+        let epoll = Epoll::new();
+        port.watch(epoll.watcher()).unwrap();
+        epoll.reported();
+        ip("link del t0");
+        assert!(bytes_received(&mut port).is_empty());
+        assert!(!port.is_up() && !port.arm());
+        assert!(epoll.reported(), "a worker is told that it is gone");
+        until("it is made again", || has_link(&mut port));
+        bytes_received(&mut port);
+        epoll.reported();
+        assert!(ip("-o -4 addr show dev t0").contains("10.9.0.1/24"));
+        UdpSocket::bind("10.9.0.1:0")
+            .unwrap()
+            .send_to(b"anybody?", "10.9.0.2:9")
+            .unwrap();
+        until("it is still watched", || epoll.reported());
+        assert!(!bytes_received(&mut port).is_empty(), "frames flow again");
+    });
+}
+
+/// Carries what one port received to another, putting a tag on or taking it off; tells the longest frame.
+fn carry(from: &mut dyn Port, to: &mut dyn Port, tag: Option<Tci>, drops: &mut Drops) -> u32 {
+    let mut burst = Burst::default();
+    from.receive(&mut burst, drops).unwrap();
+    for frame in burst.frames_mut() {
+        assert_eq!(
+            offload::check(&mut frame.head, 1500),
+            Ok(()),
+            "{:?}",
+            frame.head
+        );
+    }
+    let batch: Vec<_> = burst
+        .frames()
+        .iter()
+        .enumerate()
+        .map(|(index, frame)| {
+            let action = match (frame.head.parse().unwrap().tag, tag) {
+                (Tag::Untagged, Some(tci)) => TagAction::Insert(tci),
+                (Tag::Tagged(_), None) => TagAction::Strip,
+                (Tag::Untagged, None) | (Tag::Tagged(_), Some(_)) => TagAction::Keep,
+            };
+            Egress {
+                frame: u16::try_from(index).unwrap(),
+                action,
+            }
+        })
+        .collect();
+    let longest = burst
+        .frames()
+        .iter()
+        .filter(|frame| frame.head.offload.gso_type == GSO_TCPV4);
+    let longest = longest.map(|frame| frame.head.frame_len).max().unwrap_or(0);
+    if !batch.is_empty() {
+        to.transmit(&burst, &batch, drops).unwrap();
+    }
+    from.release(&mut burst);
+    longest
+}
+
+/// Two hosts, each behind a host adapter, exchange data over a wire between two uplinks.
+fn exchange(tag: Option<Tci>) {
+    const LEN: usize = 8 << 20;
+    let data: Vec<u8> = (0..LEN)
+        .map(|i| u8::try_from((i / 7 + i / 4099) % 256).unwrap())
+        .collect();
+
+    let (mut uplink_a, mut uplink_b) = pair();
+    let mut tap_a = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+    let (done, finished) = mpsc::channel();
+    let (give_tap, take_tap) = mpsc::channel();
+    let expected = data.clone();
+    let far = thread::spawn(move || {
+        leave_namespace();
+        let tap = Tap::open(&tap::Spec {
+            mac: OTHER,
+            ..tap_spec("t0", "10.9.0.2/24")
+        })
+        .unwrap();
+        let listener = TcpListener::bind("10.9.0.2:5000").unwrap();
+        give_tap.send(tap).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut got = vec![0; LEN];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got == expected, "the data arrive whole");
+        stream.write_all(&got).unwrap();
+    });
+    let mut tap_b = take_tap.recv().unwrap();
+    until("the host adapters are up", || {
+        has_link(&mut tap_a) && has_link(&mut tap_b)
+    });
+    // A thread stays in the namespace of the one that started it.
+    let near = thread::spawn(move || {
+        let mut stream = TcpStream::connect("10.9.0.2:5000").unwrap();
+        let mut back = vec![0; LEN];
+        stream.write_all(&data).unwrap();
+        stream.read_exact(&mut back).unwrap();
+        assert!(back == data, "the data come back whole");
+        done.send(()).unwrap();
+    });
+
+    let (mut drops, mut longest) = (Drops::default(), [0; 4]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while finished.try_recv().is_err() {
+        assert!(Instant::now() < deadline, "{longest:?} {drops:?}");
+        assert!(
+            !near.is_finished() || finished.try_recv().is_ok(),
+            "the near host failed: {drops:?}"
+        );
+        let seen = [
+            carry(&mut tap_a, &mut uplink_a, tag, &mut drops),
+            carry(&mut uplink_b, &mut tap_b, None, &mut drops),
+            carry(&mut tap_b, &mut uplink_b, tag, &mut drops),
+            carry(&mut uplink_a, &mut tap_a, None, &mut drops),
+        ];
+        for (longest, seen) in longest.iter_mut().zip(seen) {
+            *longest = seen.max(*longest);
+        }
+    }
+    far.join().unwrap();
+    near.join().unwrap();
+    assert!(
+        longest.iter().all(|len| *len > 9000),
+        "super-frames cross whole: {longest:?}"
+    );
+    let wrong = drops
+        .iter()
+        .find(|(reason, _)| *reason != DropReason::DeviceBusy);
+    assert_eq!(wrong, None);
+}
+
+#[test]
+fn hosts_exchange_data_in_super_frames() {
+    in_namespace(|| exchange(None));
+}
+
+#[test]
+fn hosts_exchange_data_in_super_frames_that_travel_tagged() {
+    in_namespace(|| exchange(Some(Tci(10))));
+}
+
+/// The far side of a wire is a host of its own: what leaves here is segmented and finished by the kernel alone.
+#[test]
+fn a_host_behind_the_wire_that_takes_no_super_frames_gets_right_segments() {
+    in_namespace(|| {
+        const LEN: usize = 4 << 20;
+        let data: Vec<u8> = (0..LEN)
+            .map(|i| u8::try_from((i / 3 + i / 5003) % 256).unwrap())
+            .collect();
+        ip("link add v0 type veth peer name v1");
+        for feature in ["tso", "gso", "tx", "sg"] {
+            let _ = Command::new("ethtool")
+                .args(["-K", "v0", feature, "off"])
+                .output();
+        }
+        let mut uplink = uplink("v0");
+        let mut tap = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        let (tell, told) = mpsc::channel();
+        let (moved, wait) = mpsc::channel::<()>();
+        let expected = data.clone();
+        let far = thread::spawn(move || {
+            leave_namespace();
+            tell.send(thread_id()).unwrap();
+            wait.recv().unwrap();
+            ip("addr add 10.9.0.2/24 dev v1");
+            ip("link set v1 up");
+            let listener = TcpListener::bind("10.9.0.2:5000").unwrap();
+            tell.send(0).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut got = vec![0; LEN];
+            stream.read_exact(&mut got).unwrap();
+            assert!(got == expected, "the data arrive whole");
+            stream.write_all(b"thanks").unwrap();
+        });
+        ip(&format!("link set v1 netns {}", told.recv().unwrap()));
+        moved.send(()).unwrap();
+        told.recv().unwrap();
+        until("both are up", || {
+            has_link(&mut uplink) && has_link(&mut tap)
+        });
+        let near = thread::spawn(move || {
+            let mut stream = TcpStream::connect("10.9.0.2:5000").unwrap();
+            stream.write_all(&data).unwrap();
+            stream.read_exact(&mut [0; 6]).unwrap();
+        });
+        let (mut drops, mut longest) = (Drops::default(), 0);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !near.is_finished() {
+            assert!(Instant::now() < deadline, "{longest} {drops:?}");
+            longest = longest.max(carry(&mut tap, &mut uplink, None, &mut drops));
+            carry(&mut uplink, &mut tap, None, &mut drops);
+        }
+        near.join().unwrap();
+        far.join().unwrap();
+        assert!(longest > 9000, "the host sent super-frames: {longest}");
+    });
+}
