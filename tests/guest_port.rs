@@ -9,12 +9,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use support::*;
 use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vm_memory::{Bytes, GuestAddress};
 use vmlan::ports::PortState;
 use vmlan::ports::guest::Role;
 use vmlan::wire::arp::{Arp, REVERSE_REQUEST};
 use vmlan::wire::checksum::Sum;
 use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 #[test]
@@ -678,4 +681,99 @@ fn a_connection_that_breaks_the_protocol_is_closed_and_the_next_one_works() {
     b.offer_buffers(1, 2048);
     a.send(&frame(1, 2, 60));
     assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn cloud_hypervisor_starts_a_guest_in_its_own_order_and_without_every_interrupt() {
+    let lan = Lan::new(2);
+    let mut vm = Vm::connect(&lan.socket(1));
+    vm.negotiate(PLAIN | EVENT_IDX);
+    vm.share_memory();
+    for ring in [RX, TX] {
+        vm.set_ring_size(ring);
+    }
+    for ring in [RX, TX] {
+        vm.set_ring_addresses(ring);
+        vm.frontend.set_vring_base(ring, 0).unwrap();
+        // The transmit queue's interrupt is off: there is no call descriptor for it.
+        if ring == RX {
+            vm.frontend
+                .set_vring_call(ring, &vm.rings[ring].call)
+                .unwrap();
+        }
+        vm.frontend
+            .set_vring_kick(ring, &vm.rings[ring].kick)
+            .unwrap();
+    }
+    for _ in 0..2 {
+        for ring in [RX, TX] {
+            vm.frontend.set_vring_enable(ring, true).unwrap();
+        }
+    }
+    lan.wait_for_state(1, PortState::Up);
+    let mut b = lan.guest(2, PLAIN);
+    b.offer_buffers(1, 2048);
+    vm.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn a_frontend_that_asks_finds_address_and_mtu_in_the_configuration_space() {
+    let lan = Lan::new(1);
+    let mut vm = Vm::connect(&lan.socket(1));
+    vm.frontend.set_owner().unwrap();
+    vm.frontend.get_features().unwrap();
+    let offered = vm.frontend.get_protocol_features().unwrap();
+    assert!(offered.contains(VhostUserProtocolFeatures::CONFIG));
+    vm.frontend
+        .set_protocol_features(VhostUserProtocolFeatures::CONFIG)
+        .unwrap();
+    let (_, config) = vm
+        .frontend
+        .get_config(0, 12, VhostUserConfigFlags::empty(), &[0; 12])
+        .unwrap();
+    assert_eq!(config[..6], mac(1).0);
+    assert_eq!(config[10..12], 1500u16.to_le_bytes());
+}
+
+#[test]
+fn a_guest_disabled_by_its_vmm_is_silent_until_it_is_enabled_again() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.offer_buffers(2, 2048);
+    a.frontend.set_vring_enable(TX, false).unwrap();
+    let (at, len) = a.place(0, VirtioNetHeader::default(), &frame(1, 2, 60));
+    a.write_descriptor(a.rings[TX].descriptors(), 0, at, len, 0, 0);
+    a.offer(TX, 0);
+    assert_eq!(lan.port(1).state, PortState::Connected);
+    assert_eq!(a.used_index(TX), 0);
+    a.frontend.set_vring_enable(TX, true).unwrap();
+    assert_eq!(b.receive(), frame(1, 2, 60));
+}
+
+#[test]
+fn memory_that_comes_and_goes_under_running_rings_is_used_and_let_go_of() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    a.share_memory();
+    b.offer_buffers(2, 2048);
+    a.send(&frame(1, 2, 60));
+    assert_eq!(b.receive(), frame(1, 2, 60));
+    a.share_memory();
+    a.send(&frame(1, 2, 61));
+    assert_eq!(b.receive(), frame(1, 2, 61));
+}
+
+#[test]
+fn an_interrupt_that_moves_while_the_ring_runs_is_followed() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
+    b.rings[RX].call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    b.frontend.set_vring_call(RX, &b.rings[RX].call).unwrap();
+    b.offer_buffers(1, 2048);
+    a.send(&frame(1, 2, 60));
+    b.receive();
+    eventually("a notification at the new place", || {
+        b.rings[RX].call.read().ok()
+    });
 }

@@ -292,7 +292,13 @@ impl Vm {
         self.frontend.set_vring_enable(index, true).unwrap();
     }
 
-    pub fn start_ring_without_enabling(&mut self, index: usize) {
+    pub fn set_ring_size(&mut self, index: usize) {
+        self.frontend
+            .set_vring_num(index, self.rings[index].size)
+            .unwrap();
+    }
+
+    pub fn set_ring_addresses(&mut self, index: usize) {
         let ring = &self.rings[index];
         let config = VringConfigData {
             queue_max_size: 32768,
@@ -303,8 +309,12 @@ impl Vm {
             avail_ring_addr: self.user_address(ring.available_ring()),
             log_addr: None,
         };
-        self.frontend.set_vring_num(index, ring.size).unwrap();
         self.frontend.set_vring_addr(index, &config).unwrap();
+    }
+
+    pub fn start_ring_without_enabling(&mut self, index: usize) {
+        self.set_ring_size(index);
+        self.set_ring_addresses(index);
         self.frontend
             .set_vring_base(index, self.rings[index].seen)
             .unwrap();
