@@ -740,6 +740,32 @@ fn a_host_adapter_that_the_host_took_down_or_deleted_comes_back() {
     });
 }
 
+#[test]
+fn a_host_adapter_that_is_moved_to_another_namespace_goes_on_there() {
+    in_namespace(|| {
+        let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        until("it is up", || has_link(&mut port));
+        let mut away = Command::new("unshare")
+            .args(["-n", "sleep", "1000"])
+            .spawn()
+            .unwrap();
+        let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).unwrap();
+        until("it is elsewhere", || {
+            namespace(&away.id().to_string()) != namespace("thread-self")
+        });
+        ip(&format!("link set t0 netns {}", away.id()));
+        assert!(!has_link(&mut port), "a device that is moved is taken down");
+        let inside = format!("-t {} -n ip link set t0 up", away.id());
+        let status = Command::new("nsenter").args(inside.split(' ')).status();
+        assert!(status.unwrap().success());
+        until("it is up there", || has_link(&mut port));
+        let (sent, drops) = send_plain(&mut port, &[frame(60)]);
+        assert_eq!((sent.frames, drops), (1, vec![]));
+        away.kill().unwrap();
+        away.wait().unwrap();
+    });
+}
+
 /// Carries what one port received to another, putting a tag on or taking it off; tells the longest frame.
 fn carry(from: &mut dyn Port, to: &mut dyn Port, tag: Option<Tci>, drops: &mut Drops) -> u32 {
     let mut burst = Burst::default();

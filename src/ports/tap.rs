@@ -6,8 +6,8 @@
 //! there already is taken as it is. Each frame is one read or write, with a virtio-net header before it: super-frames
 //! and partial checksums pass both ways unfinished. What the kernel does not take at once is dropped.
 //!
-//! The host may take its side down, or even delete the device: the port is then down. It looks at intervals, and makes
-//! a deleted device again. Whether IPv6 is on and how it gets addresses is left to the host.
+//! The host may take its side down, move the device to another network namespace, or even delete it. The port looks at
+//! intervals, follows a device that was moved, and makes a deleted one again. Whether IPv6 is on and how it gets addresses is left to the host.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -101,22 +101,24 @@ impl Tap {
 
     /// Finds out whether the device is there and up.
     fn look(&mut self) {
-        let flags = self.adapter.flags().or_else(|error| {
-            if error.raw_os_error() != Some(libc::ENODEV) {
-                return Err(error);
-            }
-            kernel::attach_tap(self.tun.as_fd(), self.name)?;
-            configure(&self.adapter, &self.spec)?;
-            self.adapter.flags()
-        });
-        let up = match flags {
-            Ok(flags) => flags.up && flags.running,
+        let up = match self.look_for_device() {
+            Ok(up) => up,
             Err(error) => {
                 debug!(device = %self.spec.name, %error, "the host adapter cannot be used");
                 false
             }
         };
         self.set_up(up);
+    }
+
+    fn look_for_device(&self) -> io::Result<bool> {
+        // The device itself is asked, since its name may be in another network namespace, or another one by now.
+        if let Ok(up) = kernel::is_tap_up(self.tun.as_fd(), self.name) {
+            return Ok(up);
+        }
+        kernel::attach_tap(self.tun.as_fd(), self.name)?;
+        configure(&self.adapter, &self.spec)?;
+        kernel::is_tap_up(self.tun.as_fd(), self.name)
     }
 
     fn set_up(&mut self, up: bool) {

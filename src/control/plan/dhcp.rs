@@ -197,10 +197,15 @@ fn pool(typed: Option<Range>, subnet: Subnet, path: &str, problems: &mut Problem
 fn lease(server: &Server, path: &str, problems: &mut Problems) -> Duration {
     let lease = server.lease.map_or(LEASE, |Span(lease)| lease);
     for (key, span) in [("lease", server.lease), ("max_lease", server.max_lease)] {
-        if let Some(span) = span.filter(|span| span.0.is_zero() || span.0 > LONGEST_LEASE) {
+        if let Some(span) = span.filter(|span| !(dhcp::MIN_LEASE..=LONGEST_LEASE).contains(&span.0))
+        {
             problems.error(
                 join(path, key),
-                format!("{span} is not between 1s and {}", Span(LONGEST_LEASE)),
+                format!(
+                    "{span} is not between {} and {}",
+                    Span(dhcp::MIN_LEASE),
+                    Span(LONGEST_LEASE)
+                ),
             );
         }
     }

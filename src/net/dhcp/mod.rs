@@ -60,7 +60,7 @@ const PROBE: Duration = Duration::from_millis(100);
 /// How long an offer is kept for the client.
 const OFFER: Duration = Duration::from_secs(60);
 /// The shortest lease: a client must be able to renew it in time.
-const MIN_LEASE: Duration = Duration::from_secs(120);
+pub const MIN_LEASE: Duration = Duration::from_secs(120);
 /// The longest lease in seconds: one more would mean forever.
 const MAX_SECONDS: u64 = 0xffff_fffe;
 

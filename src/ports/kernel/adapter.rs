@@ -23,6 +23,7 @@ pub(super) enum Request {
     SetNetmask,
     SetBroadcast,
     AttachTun,
+    Attached,
 }
 
 impl Request {
@@ -37,6 +38,7 @@ impl Request {
             Self::SetAddress => libc::SIOCSIFADDR,
             Self::SetNetmask => libc::SIOCSIFNETMASK,
             Self::SetBroadcast => libc::SIOCSIFBRDADDR,
+            Self::Attached => libc::TUNGETIFF,
             Self::AttachTun => libc::TUNSETIFF,
         }
     }

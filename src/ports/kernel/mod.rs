@@ -155,16 +155,27 @@ fn set_tap_offloads(tun: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Tells whether there is something to read, without waiting for it.
-#[expect(unsafe_code, reason = "std cannot poll a descriptor")]
 pub(in crate::ports) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    is_ready(fd, libc::POLLIN)
+}
+
+/// Tells whether the TAP device that is attached to, wherever it is now, is up; an error if there is none any more.
+pub(in crate::ports) fn is_tap_up(tun: BorrowedFd<'_>, name: AdapterName) -> io::Result<bool> {
+    name.request(tun, Request::Attached, &[])?;
+    // A device that is down takes no frames.
+    Ok(is_ready(tun, libc::POLLOUT))
+}
+
+#[expect(unsafe_code, reason = "std cannot poll a descriptor")]
+fn is_ready(fd: BorrowedFd<'_>, events: libc::c_short) -> bool {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
+        events,
         revents: 0,
     };
     // SAFETY: there is one structure, and it is ours.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ready > 0 && poll.revents & libc::POLLIN != 0
+    ready > 0 && poll.revents & events != 0
 }
 
 #[expect(unsafe_code, reason = "the structure has padding on some targets")]
