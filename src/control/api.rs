@@ -15,12 +15,12 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use serde::Serialize;
 
 use crate::control::plan::Plan;
 use crate::control::show;
-use crate::engine::Engine;
+use crate::engine::{Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
 pub const ENDPOINTS: [&str; 4] = ["/v1/status", "/v1/ports", "/v1/fdb", "/v1/leases"];
@@ -108,38 +108,14 @@ fn router(source: Arc<Source>) -> Router {
     Router::new()
         .route(
             status,
-            get(|State(source): State<Arc<Source>>| async move {
-                json(
-                    StatusCode::OK,
-                    &show::status(
-                        &source.plan,
-                        &source.engine.snapshot(),
-                        source.since.elapsed(),
-                    ),
-                )
-            }),
+            show(|source, snapshot| show::status(&source.plan, snapshot, source.since.elapsed())),
         )
         .route(
             ports,
-            get(|State(source): State<Arc<Source>>| async move {
-                json(
-                    StatusCode::OK,
-                    &show::ports(&source.plan, &source.engine.snapshot()),
-                )
-            }),
+            show(|source, snapshot| show::ports(&source.plan, snapshot)),
         )
-        .route(
-            fdb,
-            get(|State(source): State<Arc<Source>>| async move {
-                json(StatusCode::OK, &show::fdb(&source.engine.snapshot()))
-            }),
-        )
-        .route(
-            leases,
-            get(|State(source): State<Arc<Source>>| async move {
-                json(StatusCode::OK, &show::leases(&source.engine.snapshot()))
-            }),
-        )
+        .route(fdb, show(|_, snapshot| show::fdb(snapshot)))
+        .route(leases, show(|_, snapshot| show::leases(snapshot)))
         .fallback(|uri: Uri| async move {
             refuse(
                 StatusCode::NOT_FOUND,
@@ -157,6 +133,25 @@ fn router(source: Arc<Source>) -> Router {
             )
         })
         .with_state(source)
+}
+
+/// An endpoint that shows a part of how everything is now.
+fn show<T: Serialize + 'static>(part: fn(&Source, &Snapshot) -> T) -> MethodRouter<Arc<Source>> {
+    get(move |State(source): State<Arc<Source>>| async move {
+        // The worker answers at once, or is stuck: then signals must still be heard.
+        let asked = tokio::task::spawn_blocking(move || {
+            source
+                .engine
+                .snapshot()
+                .map(|snapshot| json(StatusCode::OK, &part(&source, &snapshot)))
+        });
+        asked.await.ok().flatten().unwrap_or_else(|| {
+            refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the worker does not answer; restart the daemon",
+            )
+        })
+    })
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {

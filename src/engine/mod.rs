@@ -9,8 +9,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::worker::{Command, Worker};
@@ -21,6 +22,9 @@ use crate::wire::ethernet::MacAddr;
 
 mod gateway;
 mod worker;
+
+/// How long a worker may take to answer: it answers within a burst, unless something is very wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the engine is to be.
 #[derive(Clone, Debug, Default)]
@@ -229,6 +233,8 @@ pub struct Engine {
     commands: Sender<Command>,
     wake: EventFd,
     thread: JoinHandle<()>,
+    /// Disconnected when the worker has closed everything.
+    ended: Receiver<()>,
 }
 
 impl Engine {
@@ -245,13 +251,18 @@ impl Engine {
         let (commands, requests) = crossbeam_channel::unbounded();
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let worker = Worker::open(spec, &Ledger::new(journal), durable, requests, &wake)?;
+        let (running, ended) = crossbeam_channel::bounded(0);
         let thread = thread::Builder::new()
             .name("worker".to_owned())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                worker.run();
+                drop(running);
+            })?;
         Ok(Self {
             commands,
             wake,
             thread,
+            ended,
         })
     }
 
@@ -262,16 +273,20 @@ impl Engine {
         let _ = self.wake.write(1);
     }
 
-    /// Asks the worker what everything looks like now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// Asks the worker what everything looks like now; `None` if it does not answer.
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let (reply, snapshot) = crossbeam_channel::bounded(1);
         self.command(Command::Snapshot(reply));
-        snapshot.recv().unwrap_or_default()
+        snapshot.recv_timeout(PATIENCE).ok()
     }
 
-    /// Stops the worker and closes every port.
+    /// Stops the worker and closes every port. A worker that does not answer is left behind.
     pub fn stop(self) {
         self.command(Command::Stop);
+        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the worker does not answer, and is left behind");
+            return;
+        }
         // A panic of the worker has been reported by the worker.
         let _ = self.thread.join();
     }

@@ -141,7 +141,7 @@ impl Lan {
 
     pub fn port(&self, number: u8) -> PortSnapshot {
         let engine = self.engine.as_ref().expect("runs until dropped");
-        let mut ports = engine.snapshot().networks.remove(0).ports;
+        let mut ports = engine.snapshot().unwrap().networks.remove(0).ports;
         ports.remove(usize::from(number) - 1)
     }
 
