@@ -52,14 +52,17 @@ pub fn ports(ports: &[Port]) -> String {
     }
     right(&mut table, &[6, 7, 8]);
     let mut text = finished(&table);
-    for port in ports.iter().filter(|port| !port.drops.is_empty()) {
+    for port in ports {
         let drops = port
             .drops
             .iter()
+            .filter(|(_, count)| **count > 0)
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect::<Vec<_>>()
             .join(", ");
-        text += &format!("\n  {} dropped {drops}", port.name);
+        if !drops.is_empty() {
+            text += &format!("\n  {} dropped {drops}", port.name);
+        }
     }
     text
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -180,6 +180,8 @@ struct Settled {
     below: AtomicU64,
     /// Those of them whose records could not be written.
     failed: Mutex<BTreeSet<u64>>,
+    /// Whether the last record could not be written.
+    failing: AtomicBool,
     wake: EventFd,
 }
 
@@ -198,6 +200,7 @@ impl Durable {
         Ok(Self(Arc::new(Settled {
             below: AtomicU64::new(0),
             failed: Mutex::default(),
+            failing: AtomicBool::new(false),
             wake,
         })))
     }
@@ -207,6 +210,9 @@ impl Durable {
         if !written {
             self.failed().insert(ticket);
         }
+        if self.0.failing.swap(!written, Ordering::AcqRel) && written {
+            tracing::info!("records can be written again");
+        }
         self.0.below.store(ticket + 1, Ordering::Release);
         // An eventfd that is full is readable already.
         let _ = self.0.wake.write(1);
@@ -214,6 +220,11 @@ impl Durable {
 
     fn failed(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the last record could not be written.
+    fn is_failing(&self) -> bool {
+        self.0.failing.load(Ordering::Acquire)
     }
 
     fn is_settled(&self, ticket: u64) -> bool {

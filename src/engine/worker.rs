@@ -9,7 +9,7 @@
 //! A visit takes a burst from a port, runs the switch, carries each egress port's batch to its end, and gives the
 //! burst's memory back. A port gets at most one burst a round, so no port can starve another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ use crate::wire::ethernet::MacAddr;
 
 /// How often epoll is asked while a port is hot.
 const EVENTS_EVERY: Duration = Duration::from_micros(20);
+/// How many new advisories of a network are logged at once.
+const LOGGED: usize = 10;
 /// The token of the descriptors that concern the worker itself.
 const OWN: u64 = u64::MAX;
 
@@ -96,6 +98,8 @@ struct Network {
     name: Arc<str>,
     mtu: u16,
     switch: Switch,
+    /// What of its advisories has been logged.
+    logged: BTreeSet<String>,
 }
 
 struct Epoll(RawFd);
@@ -116,6 +120,7 @@ pub(super) struct Worker {
     outbox: Outbox,
     next_timer: Option<Instant>,
     commands: Receiver<Command>,
+    durable: Durable,
     epoll: Epoll,
     /// Kept open for epoll.
     _wake: EventFd,
@@ -151,6 +156,7 @@ impl Worker {
             outbox: Outbox::default(),
             next_timer: None,
             commands,
+            durable: durable.clone(),
             epoll,
             _wake: wake,
         };
@@ -179,6 +185,7 @@ impl Worker {
             name: Arc::clone(&name),
             mtu: spec.mtu,
             switch: Switch::new(now.instant),
+            logged: BTreeSet::new(),
         });
         for member in spec.ports {
             let opened = member.port.open();
@@ -204,7 +211,7 @@ impl Worker {
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
-            let gateway = Gateway::new(gateway, now);
+            let gateway = Gateway::new(gateway, spec.mtu, now);
             let port = GatewayPort::new(name, gateway, ledger.clone(), durable.clone(), now);
             let slot = Slot::new(
                 "gateway".to_owned(),
@@ -373,8 +380,10 @@ impl Worker {
 
     fn handle_timers(&mut self) {
         let now = clock();
-        for network in &mut self.networks {
-            network.switch.handle_timeout(now.instant);
+        for index in 0..self.networks.len() {
+            if self.networks[index].switch.handle_timeout(now.instant) {
+                self.log_advisories(index, now);
+            }
         }
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -423,49 +432,78 @@ impl Worker {
         false
     }
 
+    /// What an operator should know about a network, one sentence each.
+    fn advisories(&self, index: usize, now: Now) -> Vec<String> {
+        let network = &self.networks[index];
+        let slots = || self.slots.iter().filter(|slot| slot.network == index);
+        let mut advisories = Vec::new();
+        for uplink in slots().filter(|slot| slot.kind == "uplink" && !slot.up) {
+            let name = &uplink.name;
+            advisories.push(format!(
+                "uplink {name} has no link, or is gone: guests do not reach the outside"
+            ));
+        }
+        if let Some(gateway) = slots().find_map(|slot| slot.port.gateway()) {
+            advisories.extend(gateway.advisories(now));
+            if self.durable.is_failing() {
+                let text = "leases cannot be written to the state directory, and none are given; see the log";
+                advisories.push(text.to_owned());
+            }
+        }
+        if network.switch.is_fdb_full() {
+            let text = "the forwarding table is full: frames to further addresses are flooded";
+            advisories.push(text.to_owned());
+        }
+        for port in network.switch.full_ports() {
+            let name = &self.slots[port.index()].name;
+            advisories.push(format!(
+                "port {name} has shown as many addresses as are learned of one port"
+            ));
+        }
+        advisories
+    }
+
+    /// Logs the advisories that are new. What follows a semicolon or comma may change with time, and is not looked at.
+    fn log_advisories(&mut self, index: usize, now: Now) {
+        let advisories = self.advisories(index, now);
+        let network = &mut self.networks[index];
+        let mut logged = BTreeSet::new();
+        for advisory in &advisories {
+            let gist = advisory.split([';', ',']).next().unwrap_or_default();
+            if !network.logged.contains(gist) && logged.len() < LOGGED {
+                tracing::warn!(network = &*network.name, "{advisory}");
+            }
+            logged.insert(gist.to_owned());
+        }
+        network.logged = logged;
+    }
+
     fn snapshot(&mut self) -> Snapshot {
         let now = clock();
-        let networks = self
-            .networks
-            .iter_mut()
-            .enumerate()
-            .map(|(index, network)| {
-                network.switch.set_now(now.instant);
-                let slots = || self.slots.iter().filter(move |slot| slot.network == index);
-                let gateway = slots().find_map(|slot| slot.port.gateway());
-                let mut advisories = gateway
-                    .map(|gateway| gateway.advisories(now))
-                    .unwrap_or_default();
-                if network.switch.is_fdb_full() {
-                    advisories.push(
-                        "the forwarding table is full: frames to further addresses are flooded"
-                            .to_owned(),
-                    );
-                }
-                for port in network.switch.full_ports() {
-                    let name = &self.slots[port.index()].name;
-                    advisories.push(format!(
-                        "port {name} has shown as many addresses as are learned of one port"
-                    ));
-                }
-                let rows = network.switch.fdb_rows().into_iter();
-                NetworkSnapshot {
-                    name: network.name.to_string(),
-                    advisories,
-                    ports: slots().map(Slot::snapshot).collect(),
-                    leases: gateway
-                        .map(|gateway| gateway.leases(now))
-                        .unwrap_or_default(),
-                    fdb: rows
-                        .map(|row| FdbEntry {
-                            vlan: row.vlan,
-                            mac: row.mac,
-                            port: self.slots[row.port.index()].name.clone(),
-                            age_s: row.age.map(|age| age.as_secs()),
-                        })
-                        .collect(),
-                }
-            });
+        for network in &mut self.networks {
+            network.switch.set_now(now.instant);
+        }
+        let networks = self.networks.iter().enumerate().map(|(index, network)| {
+            let slots = || self.slots.iter().filter(move |slot| slot.network == index);
+            let rows = network.switch.fdb_rows().into_iter();
+            NetworkSnapshot {
+                name: network.name.to_string(),
+                advisories: self.advisories(index, now),
+                ports: slots().map(Slot::snapshot).collect(),
+                leases: slots()
+                    .find_map(|slot| slot.port.gateway())
+                    .map(|gateway| gateway.leases(now))
+                    .unwrap_or_default(),
+                fdb: rows
+                    .map(|row| FdbEntry {
+                        vlan: row.vlan,
+                        mac: row.mac,
+                        port: self.slots[row.port.index()].name.clone(),
+                        age_s: row.age.map(|age| age.as_secs()),
+                    })
+                    .collect(),
+            }
+        });
         Snapshot {
             networks: networks.collect(),
         }
@@ -547,7 +585,7 @@ impl Slot {
             egress: self.egress,
             drops: self
                 .drops
-                .iter()
+                .all()
                 .map(|(reason, count)| (reason.name(), count))
                 .collect::<BTreeMap<_, _>>(),
         }

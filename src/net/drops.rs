@@ -85,12 +85,14 @@ impl Drops {
         self.0[reason as usize] += frames;
     }
 
+    /// Returns all reasons with their counts.
+    pub fn all(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.into_iter().zip(self.0)
+    }
+
     /// Returns the reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL
-            .into_iter()
-            .zip(self.0)
-            .filter(|(_, count)| *count > 0)
+        self.all().filter(|(_, count)| *count > 0)
     }
 }
 

@@ -92,10 +92,10 @@ pub enum ServiceSpec {
 }
 
 impl ServiceSpec {
-    fn build(self, mac: MacAddr, now: Now) -> Box<dyn Service> {
+    fn build(self, mac: MacAddr, mtu: u16, now: Now) -> Box<dyn Service> {
         match self {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
-            Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, now)),
+            Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, mtu, now)),
         }
     }
 }
@@ -106,15 +106,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Builds the gateway and its services.
-    pub fn new(spec: Spec, now: Now) -> Self {
-        let mac = spec.mac;
+    /// Builds the gateway and its services, for a network whose largest packet has `mtu` bytes.
+    pub fn new(spec: Spec, mtu: u16, now: Now) -> Self {
+        let services = spec
+            .services
+            .into_iter()
+            .map(|service| service.build(spec.mac, mtu, now));
         Self {
-            services: spec
-                .services
-                .into_iter()
-                .map(|service| service.build(mac, now))
-                .collect(),
+            services: services.collect(),
         }
     }
 

@@ -158,13 +158,15 @@ impl Switch {
         self.swept + Fdb::SWEEP
     }
 
-    /// Removes aged addresses.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if now >= self.poll_timeout() {
+    /// Removes aged addresses; tells whether it was time to.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        let due = now >= self.poll_timeout();
+        if due {
             self.swept = now;
             self.fdb.set_now(now);
             self.fdb.sweep();
         }
+        due
     }
 
     /// Decides where a frame from `ingress` goes, and puts it into `out`.

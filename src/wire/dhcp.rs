@@ -336,19 +336,17 @@ impl Message {
             .iter()
             .map(|(_, value)| encoded_len(value))
             .sum();
-        let overload = needed >= len && (self.file.is_empty() || self.sname.is_empty());
-        let spare = |field: &[u8], len: usize| {
-            if overload && field.is_empty() {
-                len - 1
-            } else {
-                0
-            }
-        };
+        // A field whose content also stands in an option of its own is free for others (RFC 2132, sections 9.4 and 9.5).
+        let free = |field: &[u8], option| field.is_empty() || self.options.find(option).is_some();
+        let file_free = free(&self.file, code::BOOT_FILE_NAME);
+        let sname_free = free(&self.sname, code::TFTP_SERVER_NAME);
+        let overload = needed >= len && (file_free || sname_free);
+        let spare = |free: bool, len: usize| if overload && free { len - 1 } else { 0 };
         // The last byte of `file` and `sname` stays zero, for readers that take them for text whatever 52 says.
         let mut areas = [
             Area::new(len.saturating_sub(1 + last_len + if overload { 3 } else { 0 })),
-            Area::new(spare(&self.file, FILE_LEN - 1)),
-            Area::new(spare(&self.sname, SNAME_LEN - 1)),
+            Area::new(spare(file_free, FILE_LEN - 1)),
+            Area::new(spare(sname_free, SNAME_LEN - 1)),
         ];
         for (code, value) in self.options.iter() {
             if code != code::RELAY_AGENT_INFORMATION {
@@ -636,10 +634,14 @@ mod tests {
             let mut written = message(&options);
             written.sname = sname.into_bytes();
             written.file = file.into_bytes();
+            let written_options = &written.options;
             let bytes = written.emit(limit);
             prop_assert!((MIN_LEN..=limit).contains(&bytes.len()));
             let read = Message::parse(&bytes).unwrap();
-            prop_assert_eq!((&read.sname, &read.file), (&written.sname, &written.file));
+            // A field gives way only if its content stands in an option too.
+            for (option, read, written) in [(66, &read.sname, &written.sname), (67, &read.file, &written.file)] {
+                prop_assert!(read == written || written_options.find(option).is_some());
+            }
             for (code, value) in read.options.iter() {
                 prop_assert_eq!(Some(value), written.options.find(code));
             }

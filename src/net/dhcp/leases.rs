@@ -67,6 +67,8 @@ pub(super) struct Leases {
     fresh: Ranges,
     idle: BTreeSet<(SystemTime, Ipv4Addr)>,
     refused: bool,
+    /// Who used the server's own address, and until when that is worth telling.
+    usurper: Option<(MacAddr, std::time::Instant)>,
 }
 
 impl Leases {
@@ -87,6 +89,7 @@ impl Leases {
             fresh: Ranges::new(&spec.pool),
             idle: BTreeSet::new(),
             refused: false,
+            usurper: None,
         };
         for reservation in spec.reservations.drain(..) {
             leases.fresh.remove(reservation.ip);
@@ -248,11 +251,13 @@ impl Leases {
             .into_iter()
             .flatten()
             .find(|ip| self.permits(client, *ip, now).is_ok());
-        let chosen = known
-            .or_else(|| {
-                self.fresh
-                    .next_from(from.unwrap_or_else(|| self.start_for(client.mac)))
-            })
+        // Whoever has an address of its own says nothing about whether there are any left.
+        if known.is_some() {
+            return known;
+        }
+        let chosen = self
+            .fresh
+            .next_from(from.unwrap_or_else(|| self.start_for(client.mac)))
             .or_else(|| self.first_idle(now.wall));
         self.refused = chosen.is_none();
         chosen
@@ -300,6 +305,18 @@ impl Leases {
             records.extend(self.release(client, old, now.wall));
         }
         self.unfile(ip);
+        // A renewal need not repeat what the client said of itself.
+        let before = self
+            .bindings
+            .get(&ip)
+            .filter(|binding| binding.key == client.key);
+        let (name, id) = before.map_or((None, None), |binding| {
+            (
+                binding.record.hostname.clone(),
+                binding.record.client_id.clone(),
+            )
+        });
+        let hostname = hostname.or(name);
         self.forget(ip);
         if self
             .seen
@@ -308,7 +325,7 @@ impl Leases {
         {
             self.seen.remove(ip);
         }
-        let (mac, client_id) = (client.mac, client.id.clone());
+        let (mac, client_id) = (client.mac, client.id.clone().or(id));
         let record = Record {
             ip,
             state: State::Bound,
@@ -379,6 +396,10 @@ impl Leases {
 
     /// Learns that a station uses an address.
     pub(super) fn notice(&mut self, mac: MacAddr, ip: Ipv4Addr, now: Now) {
+        if ip == self.server {
+            self.usurper = Some((mac, now.instant + PRESENCE));
+            return;
+        }
         let matters = self.in_pool(ip) || self.reserved.contains_key(&ip);
         if !matters || self.is_own(ip) {
             return;
@@ -437,6 +458,12 @@ impl Leases {
     /// Returns what an operator should know.
     pub(super) fn advisories(&self, now: Now) -> Vec<String> {
         let mut advisories: Vec<_> = self.exhausted(now).into_iter().collect();
+        if let Some((mac, _)) = self.usurper.filter(|(_, until)| *until > now.instant) {
+            let server = self.server;
+            advisories.push(format!(
+                "address conflict: {server} is the gateway's own, but {mac} uses it"
+            ));
+        }
         let shunned = self.quarantine.iter(now.wall);
         advisories.extend(shunned.map(|(ip, mark)| {
             let minutes = mark

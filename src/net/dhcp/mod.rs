@@ -191,12 +191,13 @@ pub struct Dhcp {
 }
 
 impl Dhcp {
-    /// Starts a server with its restored leases.
-    pub fn new(mut spec: Spec, mac: MacAddr, now: Now) -> Self {
+    /// Starts a server with its restored leases, in a network whose largest packet has `mtu` bytes.
+    pub fn new(mut spec: Spec, mac: MacAddr, mtu: u16, now: Now) -> Self {
         Self {
             sender: Sender {
                 mac,
                 ip: spec.server,
+                mtu,
             },
             subnet: spec.subnet,
             lease: spec.lease,

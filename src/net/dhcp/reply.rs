@@ -22,6 +22,8 @@ pub(super) struct Sender {
     pub(super) mac: MacAddr,
     /// The server identifier.
     pub(super) ip: Ipv4Addr,
+    /// The largest packet of the network.
+    pub(super) mtu: u16,
 }
 
 impl Sender {
@@ -67,7 +69,8 @@ impl Sender {
         let asked = request.message.options.find(code::MAXIMUM_MESSAGE_SIZE);
         let asked = asked.and_then(|size| <[u8; 2]>::try_from(size).ok());
         let size = asked.map_or(SIZES.0, |size| usize::from(u16::from_be_bytes(size)));
-        let payload = reply.emit(size.clamp(SIZES.0, SIZES.1) - HEADERS_LEN);
+        let payload =
+            reply.emit(size.clamp(SIZES.0, SIZES.1.min(usize::from(self.mtu))) - HEADERS_LEN);
         let datagram = udp::emit((self.ip, SERVER_PORT), (ip, port), &payload)?;
         let packet = ipv4::emit(self.ip, ip, PROTOCOL_UDP, &datagram)?;
         Some(ethernet::emit(mac, self.mac, ETHERTYPE_IPV4, &packet))

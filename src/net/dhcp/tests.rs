@@ -172,11 +172,15 @@ struct Lab {
 
 impl Lab {
     fn new(spec: Spec) -> Self {
+        Self::with_mtu(spec, 1500)
+    }
+
+    fn with_mtu(spec: Spec, mtu: u16) -> Self {
         let now = Now {
             instant: Instant::now(),
             wall: SystemTime::UNIX_EPOCH,
         };
-        let dhcp = Dhcp::new(spec, GATEWAY, now);
+        let dhcp = Dhcp::new(spec, GATEWAY, mtu, now);
         Self {
             dhcp,
             now,
@@ -789,6 +793,69 @@ fn an_exhausted_pool_is_silent_says_so_and_recovers() {
 }
 
 #[test]
+fn a_pool_stays_exhausted_whoever_else_comes_back_for_an_address_of_its_own() {
+    let mut lab = Lab::new(Spec {
+        pool: ip(128)..=ip(128),
+        ..spec()
+    });
+    lab.lease(A).unwrap();
+    assert!(lab.ask(&discover(B)).is_none());
+    assert!(lab.ask(&discover(A)).is_some());
+    assert_eq!(lab.dhcp.advisories(lab.now).len(), 1);
+}
+
+#[test]
+fn a_station_that_uses_the_gateway_s_address_is_reported() {
+    let mut lab = Lab::new(spec());
+    lab.arp(B, SERVER);
+    let advisories = lab.dhcp.advisories(lab.now);
+    assert!(advisories[0].contains(&B.to_string()), "{advisories:?}");
+    assert!(lab.lease(A).is_some());
+}
+
+#[test]
+fn a_renewal_need_not_repeat_what_the_client_is_called() {
+    let mut lab = Lab::new(spec());
+    let named = with(with(discover(A), 12, *b"web-one"), 61, [1, 2, 3]);
+    let mine = lab.ask(&named).unwrap().message.yiaddr;
+    let named = with(with(select(A, mine), 12, *b"web-one"), 61, [1, 2, 3]);
+    lab.ask(&named).unwrap();
+    lab.ask(&renew(A, mine)).unwrap();
+    let lease = lab.dhcp.leases(lab.now).remove(0);
+    assert_eq!(lease.hostname.as_deref(), Some("web-one"));
+    assert_eq!(lease.client_id.as_deref(), Some(&[1, 2, 3][..]));
+}
+
+#[test]
+fn a_reply_fits_the_network_whatever_the_client_could_take() {
+    let arrived = |mtu| {
+        let options = (0..8).map(|n| (200 + n, vec![n; 200])).collect();
+        let mut lab = Lab::with_mtu(Spec { options, ..spec() }, mtu);
+        let offer = lab.ask(&with(discover(A), 57, 1500u16.to_be_bytes()));
+        let options = offer.unwrap().message.options;
+        options.iter().filter(|(code, _)| *code >= 200).count()
+    };
+    // 1280 bytes less the headers carry five options of 202 bytes beside the usual ones, 1500 carry six.
+    assert_eq!((arrived(1280), arrived(1500), arrived(9000)), (5, 6, 6));
+}
+
+#[test]
+fn options_take_the_place_of_boot_fields_that_stand_in_options_too() {
+    let options = (0..3).map(|n| (200 + n, vec![n; 120])).collect();
+    let boot = |name: &str| Some(name.to_owned());
+    let mut lab = Lab::new(Spec {
+        options,
+        boot_file: boot("x"),
+        tftp_server: boot("y"),
+        ..spec()
+    });
+    let offer = lab.ask(&discover(A)).unwrap().message;
+    for (code, value) in [(67, &b"x"[..]), (66, b"y"), (202, &[2; 120])] {
+        assert_eq!(offer.options.find(code), Some(value), "option {code}");
+    }
+}
+
+#[test]
 fn lease_times_are_what_is_asked_for_within_limits() {
     let mut lab = Lab::new(spec());
     for (asked, given) in [(3600, 3600), (10_000, 7200), (u32::MAX, 7200), (1, 120)] {
@@ -1174,7 +1241,7 @@ proptest! {
         }
         let mut restored = spec.restored.clone();
         restored.append(&mut lab.records);
-        let again = Dhcp::new(Spec { restored, ..spec }, GATEWAY, lab.now);
+        let again = Dhcp::new(Spec { restored, ..spec }, GATEWAY, 1500, lab.now);
         prop_assert_eq!(again.leases(lab.now), lab.dhcp.leases(lab.now));
         prop_assert!(again.leases.is_consistent() && lab.dhcp.leases.is_consistent());
     }
