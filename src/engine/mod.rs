@@ -21,6 +21,7 @@ use crate::ports::{PortSpec, PortState};
 use crate::wire::ethernet::MacAddr;
 
 mod gateway;
+mod slot;
 mod worker;
 
 /// How long a worker may take to answer: it answers within a burst, unless something is very wrong.

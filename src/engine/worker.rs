@@ -9,7 +9,7 @@
 //! A visit takes a burst from a port, runs the switch, carries each egress port's batch to its end, and gives the
 //! burst's memory back. A port gets at most one burst a round, so no port can starve another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -19,19 +19,15 @@ use crossbeam_channel::{Receiver, Sender};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::gateway::GatewayPort;
-use super::{
-    Count, Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, PortSnapshot, Snapshot, Spec,
-    StartError,
-};
+use super::slot::Slot;
+use super::{Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, Snapshot, Spec, StartError};
 use crate::net::Now;
-use crate::net::drops::Drops;
 use crate::net::gateway::Gateway;
 use crate::net::offload;
 use crate::net::switch::{Member, Outbox, PortId, Switch};
 use crate::net::vlan::PortVlan;
 use crate::ports::burst::Burst;
-use crate::ports::{Port, PortFault, PortSpec, Watcher};
-use crate::wire::ethernet::MacAddr;
+use crate::ports::{PortSpec, Watcher};
 
 /// How often epoll is asked while a port is hot.
 const EVENTS_EVERY: Duration = Duration::from_micros(20);
@@ -47,51 +43,6 @@ pub(super) enum Command {
     Snapshot(Sender<Snapshot>),
     /// Close every port and end.
     Stop,
-}
-
-struct Slot {
-    name: String,
-    port_group: Option<String>,
-    kind: &'static str,
-    mac: Option<MacAddr>,
-    network: usize,
-    port: Box<dyn Port>,
-    answers: bool,
-    poll_time: Duration,
-    up: bool,
-    hot: bool,
-    idle_since: Instant,
-    ingress: Count,
-    egress: Count,
-    drops: Drops,
-    lines: Lines,
-}
-
-/// How many lines about one port are logged within [`Lines::WINDOW`]: a guest can cause them at will.
-#[derive(Debug)]
-struct Lines {
-    since: Instant,
-    count: u32,
-}
-
-impl Lines {
-    const WINDOW: Duration = Duration::from_secs(10);
-    const LIMIT: u32 = 20;
-
-    /// Tells whether one more line may be logged; the last that may says that others follow.
-    fn allow(&mut self, port: &str, now: Instant) -> bool {
-        if now.saturating_duration_since(self.since) >= Self::WINDOW {
-            *self = Self {
-                since: now,
-                count: 0,
-            };
-        }
-        self.count = self.count.saturating_add(1);
-        if self.count == Self::LIMIT {
-            tracing::warn!(port, "too much happens at the port to log all of it");
-        }
-        self.count < Self::LIMIT
-    }
 }
 
 struct Network {
@@ -506,88 +457,6 @@ impl Worker {
         });
         Snapshot {
             networks: networks.collect(),
-        }
-    }
-}
-
-impl Slot {
-    fn new(
-        name: String,
-        kind: &'static str,
-        network: usize,
-        port: Box<dyn Port>,
-        now: Instant,
-    ) -> Self {
-        Self {
-            name,
-            port_group: None,
-            kind,
-            mac: None,
-            network,
-            answers: port.answers(),
-            poll_time: port.poll_time(),
-            port,
-            up: false,
-            hot: true,
-            idle_since: now,
-            ingress: Count::default(),
-            egress: Count::default(),
-            drops: Drops::default(),
-            lines: Lines {
-                since: now,
-                count: 0,
-            },
-        }
-    }
-
-    fn heat(&mut self) {
-        self.hot = true;
-        self.port.disarm();
-    }
-
-    /// Says once that the port's peer or device is broken.
-    #[cold]
-    fn report(&mut self, network: &str, fault: &PortFault, now: Instant) {
-        if !self.lines.allow(&self.name, now) {
-            return;
-        }
-        tracing::warn!(port = self.name, network, %fault, "the port stopped");
-    }
-
-    /// Tells the switch when the port has come up or gone down.
-    #[inline]
-    fn follow_link(&mut self, port: PortId, switch: &mut Switch, now: Instant) {
-        let up = self.port.is_up();
-        if up != self.up {
-            self.up = up;
-            switch.set_up(port, up);
-            if !self.lines.allow(&self.name, now) {
-                return;
-            }
-            tracing::info!(
-                port = self.name,
-                state = self.port.status().state.name(),
-                "the port changed its state"
-            );
-        }
-    }
-
-    fn snapshot(&self) -> PortSnapshot {
-        let status = self.port.status();
-        PortSnapshot {
-            name: self.name.clone(),
-            port_group: self.port_group.clone(),
-            kind: self.kind,
-            state: status.state,
-            mac: self.mac,
-            features: status.features,
-            ingress: self.ingress,
-            egress: self.egress,
-            drops: self
-                .drops
-                .all()
-                .map(|(reason, count)| (reason.name(), count))
-                .collect::<BTreeMap<_, _>>(),
         }
     }
 }

@@ -1,0 +1,138 @@
+//! A port in a worker's hands: its counters, its link, and what is logged of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Count, PortSnapshot};
+use crate::net::drops::Drops;
+use crate::net::switch::{PortId, Switch};
+use crate::ports::{Port, PortFault};
+use crate::wire::ethernet::MacAddr;
+
+/// A port of a worker, and what it knows of it.
+pub(super) struct Slot {
+    pub(super) name: String,
+    pub(super) port_group: Option<String>,
+    pub(super) kind: &'static str,
+    pub(super) mac: Option<MacAddr>,
+    pub(super) network: usize,
+    pub(super) port: Box<dyn Port>,
+    pub(super) answers: bool,
+    pub(super) poll_time: Duration,
+    pub(super) up: bool,
+    pub(super) hot: bool,
+    pub(super) idle_since: Instant,
+    pub(super) ingress: Count,
+    pub(super) egress: Count,
+    pub(super) drops: Drops,
+    pub(super) lines: Lines,
+}
+
+/// How many lines about one port are logged within [`Lines::WINDOW`]: a guest can cause them at will.
+#[derive(Debug)]
+pub(super) struct Lines {
+    since: Instant,
+    count: u32,
+}
+
+impl Lines {
+    const WINDOW: Duration = Duration::from_secs(10);
+    const LIMIT: u32 = 20;
+
+    /// Tells whether one more line may be logged; the last that may says that others follow.
+    fn allow(&mut self, port: &str, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Self::WINDOW {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count == Self::LIMIT {
+            tracing::warn!(port, "too much happens at the port to log all of it");
+        }
+        self.count < Self::LIMIT
+    }
+}
+
+impl Slot {
+    pub(super) fn new(
+        name: String,
+        kind: &'static str,
+        network: usize,
+        port: Box<dyn Port>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            name,
+            port_group: None,
+            kind,
+            mac: None,
+            network,
+            answers: port.answers(),
+            poll_time: port.poll_time(),
+            port,
+            up: false,
+            hot: true,
+            idle_since: now,
+            ingress: Count::default(),
+            egress: Count::default(),
+            drops: Drops::default(),
+            lines: Lines {
+                since: now,
+                count: 0,
+            },
+        }
+    }
+
+    pub(super) fn heat(&mut self) {
+        self.hot = true;
+        self.port.disarm();
+    }
+
+    /// Says once that the port's peer or device is broken.
+    #[cold]
+    pub(super) fn report(&mut self, network: &str, fault: &PortFault, now: Instant) {
+        if !self.lines.allow(&self.name, now) {
+            return;
+        }
+        tracing::warn!(port = self.name, network, %fault, "the port stopped");
+    }
+
+    /// Tells the switch when the port has come up or gone down.
+    #[inline]
+    pub(super) fn follow_link(&mut self, port: PortId, switch: &mut Switch, now: Instant) {
+        let up = self.port.is_up();
+        if up != self.up {
+            self.up = up;
+            switch.set_up(port, up);
+            if !self.lines.allow(&self.name, now) {
+                return;
+            }
+            tracing::info!(
+                port = self.name,
+                state = self.port.status().state.name(),
+                "the port changed its state"
+            );
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> PortSnapshot {
+        let status = self.port.status();
+        PortSnapshot {
+            name: self.name.clone(),
+            port_group: self.port_group.clone(),
+            kind: self.kind,
+            state: status.state,
+            mac: self.mac,
+            features: status.features,
+            ingress: self.ingress,
+            egress: self.egress,
+            drops: self
+                .drops
+                .all()
+                .map(|(reason, count)| (reason.name(), count))
+                .collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
