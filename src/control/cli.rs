@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the request or the file is wrong, 2 usage (clap's own), 3 the daemon is not there.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -235,8 +236,12 @@ impl ShowArgs {
 fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     let (name, file, mut problems) = read(path)?;
     let plan = planned(&file, &mut problems);
+    let adapters = adapters();
     for (path, uplink) in plan.uplinks() {
-        if !daemon::adapter_exists(uplink) {
+        if adapters
+            .as_ref()
+            .is_some_and(|adapters| !adapters.contains(uplink))
+        {
             problems.warn(
                 path,
                 format!("this machine has no network adapter named {uplink:?}"),
@@ -266,13 +271,29 @@ fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The network adapters of this process's namespace, which what is mounted at /sys need not show.
+fn adapters() -> Option<BTreeSet<String>> {
+    Some(listed_adapters(
+        &std::fs::read_to_string("/proc/self/net/dev").ok()?,
+    ))
+}
+
+/// Reads the names out of /proc/net/dev: after two lines of headings, each line begins with one and a colon.
+fn listed_adapters(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned()))
+        .collect()
+}
+
 fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
     // Without a file, a guest exists only because `run --vm` named it, so naming it here is enough.
     let named = source
         .vms
         .iter()
         .any(|vm| vm.split('=').next() == Some(name));
-    if source.config.is_none() && !named {
+    let assumed = source.config.is_none() && !named;
+    if assumed {
         source.vms.push(name.to_owned());
     }
     let (file_name, file, mut problems) = source.read()?;
@@ -282,6 +303,12 @@ fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::
         format!("there is no VM {name:?} in {file_name}{hint}")
     })?;
     let launch = Launch::new(&plan, vm, vmm, &Macs::load(&plan)?);
+    if assumed {
+        writeln!(
+            io::stderr(),
+            "note: no --config: these are for a daemon that was run with --vm {name}"
+        )?;
+    }
     if as_json {
         return print(&serde_json::to_string_pretty(&launch)?);
     }
@@ -465,6 +492,14 @@ mod tests {
         let error = anyhow::Error::from(error).context("cannot start");
         let text = "cannot start: cannot create the directory /x: no space; set daemon.state_dir to one that you may write to";
         assert_eq!(chain(&error), text);
+    }
+
+    #[test]
+    fn the_adapters_are_those_of_the_list_without_its_headings() {
+        let text = "Inter-|   Receive\n face |bytes\n    lo:       8 0\neth0.10: 0 0\n";
+        let names = ["lo", "eth0.10"].map(str::to_owned);
+        assert_eq!(listed_adapters(text), BTreeSet::from(names));
+        assert!(adapters().is_none_or(|adapters| adapters.contains("lo")));
     }
 
     #[test]

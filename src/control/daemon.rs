@@ -26,12 +26,6 @@ use crate::ports::guest::Role;
 ///
 /// Something could not be had, and nothing was left behind; or the control socket broke.
 pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
-    for (path, uplink) in plan.uplinks() {
-        anyhow::ensure!(
-            adapter_exists(uplink),
-            "{path}: there is no network adapter named {uplink:?}; `ip link` lists those there are"
-        );
-    }
     let start = "cannot start the daemon";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,11 +84,6 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     source.engine.stop();
     writer.finish();
     result
-}
-
-/// Tells whether this machine has a network adapter with this name.
-pub fn adapter_exists(name: &str) -> bool {
-    std::path::Path::new("/sys/class/net").join(name).exists()
 }
 
 struct Signals {
