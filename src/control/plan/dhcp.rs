@@ -9,16 +9,13 @@ use crate::control::duration::Span;
 use crate::control::plan::subnet::{POOL, Subnet};
 use crate::control::plan::{Vm, hostname, station};
 use crate::control::problem::{Problems, did_you_mean, join};
-use crate::control::value::{Address, Domain, Hex, Range, Text};
+use crate::control::value::{Address, Domain, Hex, OPTION, Range, Text};
 use crate::net::dhcp;
 use crate::wire::ethernet::MacAddr;
 
 const LEASE: Duration = Duration::from_secs(1_800);
 const MAX_LEASE: Duration = Duration::from_secs(7_200);
 const LONGEST_LEASE: Duration = Duration::from_secs(365 * 86_400);
-
-/// What an option can carry in bytes.
-const OPTION: usize = 255;
 
 /// A DHCP server, planned.
 #[derive(Clone, Debug)]
@@ -350,7 +347,7 @@ fn fits(bytes: usize, path: &str, problems: &mut Problems) {
         problems.error(
             path,
             format!(
-                "is too much: an option of DHCP carries {OPTION} bytes, and this takes {bytes}"
+                "is too much: an option of DHCP carries at most {OPTION} bytes here, and this takes {bytes}"
             ),
         );
     }

@@ -150,6 +150,31 @@ fn what_does_not_fit_together_is_refused_by_its_path() {
 }
 
 #[test]
+fn long_lists_are_taken_as_far_as_an_option_can_be_sent() {
+    let routes = |count: usize| {
+        let routes: Vec<_> = (0..count)
+            .map(|n| format!("{{ to = \"10.{n}.0.0/16\", via = \"192.168.81.9\" }}"))
+            .collect();
+        let routes = routes.join(", ");
+        problems(&format!("{HOST_ONLY}dhcp.routes = [{routes}]\n"))
+    };
+    assert_eq!(routes(146), [""; 0]);
+    let dhcp = |key: &str, value: &str, count: usize| {
+        let list = vec![format!("{value:?}"); count].join(", ");
+        problems(&format!("{HOST_ONLY}dhcp.{key} = [{list}]\n"))
+    };
+    assert_eq!(dhcp("dns", "1.1.1.1", 256), [""; 0]);
+    assert_eq!(dhcp("search", "lab.example", 78), [""; 0]);
+    for problems in [
+        routes(147),
+        dhcp("dns", "1.1.1.1", 257),
+        dhcp("search", "lab.example", 79),
+    ] {
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+}
+
+#[test]
 fn two_vms_with_one_address_are_refused() {
     let vm =
         |name: &str| format!("[vm.{name}]\nnetwork = \"vmnet1\"\nmac = \"52:54:00:00:00:01\"\n");
