@@ -47,18 +47,18 @@ pub enum Client {
 }
 
 impl Dhcp {
-    /// Plans the server of the network `name` at `network`.
+    /// Plans the server of the network `name` at `network`; without a subnet, checks what needs none.
     pub fn new(
         server: &Server,
-        subnet: Subnet,
+        subnet: Option<Subnet>,
         mtu: u16,
         name: &str,
         vms: &[Vm],
         network: &str,
         problems: &mut Problems,
-    ) -> Self {
+    ) -> Option<Self> {
         let path = join(network, "dhcp");
-        let pool = pool(server.pool, subnet, &path, problems);
+        let pool = subnet.map(|subnet| pool(server.pool, subnet, &path, problems));
         let lease = lease(server, &path, problems);
         for (key, addresses) in [
             ("router", &server.router),
@@ -67,21 +67,8 @@ impl Dhcp {
         ] {
             fits(addresses.len() * 4, &join(&path, key), problems);
         }
-        for (index, Address(router)) in server.router.iter().enumerate() {
-            if !subnet.net.contains(router) {
-                problems.error(
-                    format!("{path}.router[{index}]"),
-                    format!("{router} is not in the subnet {}", subnet.net),
-                );
-            }
-        }
-        for (index, (_, Address(via))) in server.routes.iter().enumerate() {
-            if !subnet.net.contains(via) {
-                problems.error(
-                    format!("{path}.routes[{index}].via"),
-                    format!("{via} is not in the subnet {}", subnet.net),
-                );
-            }
+        if let Some(subnet) = subnet {
+            routers(server, subnet, &path, problems);
         }
         fits(
             server
@@ -107,6 +94,8 @@ impl Dhcp {
                 format!("{handed} is more than the network's MTU, {mtu}"),
             );
         }
+        let reservations = reservations(server, subnet, name, vms, &path, problems);
+        let (subnet, pool) = subnet.zip(pool)?;
         let text = |text: &Option<Text>| text.clone().map(|Text(text)| text);
         let addresses = |list: &[Address]| list.iter().map(|Address(ip)| *ip).collect();
         let spec = dhcp::Spec {
@@ -143,9 +132,26 @@ impl Dhcp {
             reservations: Vec::new(),
             restored: Vec::new(),
         };
-        Self {
-            spec,
-            reservations: reservations(server, subnet, name, vms, &path, problems),
+        Some(Self { spec, reservations })
+    }
+}
+
+/// Checks that clients can reach whom they are told to send packets to.
+fn routers(server: &Server, subnet: Subnet, path: &str, problems: &mut Problems) {
+    for (index, Address(router)) in server.router.iter().enumerate() {
+        if !subnet.net.contains(router) {
+            problems.error(
+                format!("{path}.router[{index}]"),
+                format!("{router} is not in the subnet {}", subnet.net),
+            );
+        }
+    }
+    for (index, (_, Address(via))) in server.routes.iter().enumerate() {
+        if !subnet.net.contains(via) {
+            problems.error(
+                format!("{path}.routes[{index}].via"),
+                format!("{via} is not in the subnet {}", subnet.net),
+            );
         }
     }
 }
@@ -242,7 +248,7 @@ fn lease(server: &Server, path: &str, problems: &mut Problems) -> Duration {
 
 fn reservations(
     server: &Server,
-    subnet: Subnet,
+    subnet: Option<Subnet>,
     name: &str,
     vms: &[Vm],
     path: &str,
@@ -282,14 +288,12 @@ fn reservations(
         let key = join(&path, "ip");
         let Some(Address(ip)) = reservation.ip else {
             if !problems.has(&key) {
-                problems.error(
-                    key,
-                    format!("is missing: name an address in {}", subnet.net),
-                );
+                let place = subnet.map_or_else(String::new, |subnet| format!(" in {}", subnet.net));
+                problems.error(key, format!("is missing: name an address{place}"));
             }
             continue;
         };
-        if let Some(text) = subnet.refuses(ip) {
+        if let Some(text) = subnet.and_then(|subnet| subnet.refuses(ip)) {
             problems.error(key, text);
         } else if let Some(earlier) = addresses.insert(ip, index) {
             problems.error(
