@@ -39,7 +39,9 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             interrupt: signal(SignalKind::interrupt())?,
         }
     };
-    let _runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let same = runtime_dir.is_not(&plan.state_dir, "state_dir");
+    same.context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
