@@ -372,6 +372,41 @@ fn an_uplink_that_is_not_there_is_an_error_of_run() {
     assert!(outcome.stdout.contains(warning), "{}", outcome.stdout);
 }
 
+#[test]
+fn a_mistake_of_the_command_line_is_not_blamed_on_a_file() {
+    let outcome = run(&["run", "--vm", "x=vmnet8"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome
+            .stderr
+            .contains("\n--vm x=vmnet8: there is no network \"vmnet8\""),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!outcome.stderr.contains("default"), "{}", outcome.stderr);
+}
+
+#[test]
+fn directories_that_cannot_be_used_are_told_apart() {
+    let site = Site::new(LAB);
+    std::fs::write(site.path("state"), "").unwrap();
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert!(
+        outcome.stderr.contains("it is not a directory"),
+        "{}",
+        outcome.stderr
+    );
+    std::fs::remove_file(site.path("state")).unwrap();
+    std::fs::create_dir(site.path("run")).unwrap();
+    std::os::unix::fs::symlink(site.path("run"), site.path("state")).unwrap();
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert!(
+        outcome.stderr.contains("it is the same directory as"),
+        "{}",
+        outcome.stderr
+    );
+}
+
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).unwrap().next().is_none()
 }

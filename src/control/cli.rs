@@ -18,8 +18,11 @@ use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
-use crate::control::problem::{Problems, did_you_mean};
+use crate::control::problem::{Problem, Problems, did_you_mean};
 use crate::control::{daemon, directory, render, show};
+
+/// How long a configuration may be in bytes.
+const LONGEST: u64 = 16 << 20;
 
 /// A LAN for virtual machines: VMware-style networks for QEMU and cloud-hypervisor over vhost-user.
 #[derive(Debug, Parser)]
@@ -322,25 +325,43 @@ fn read(path: Option<&Path>) -> anyhow::Result<(String, File, Problems)> {
     let (name, text) = match path {
         None => ("the embedded default".to_owned(), EMBEDDED.to_owned()),
         Some(path) if path == Path::new("-") => {
-            let mut text = String::new();
-            io::stdin()
-                .read_to_string(&mut text)
+            let text = text(io::stdin().lock())
                 .context("cannot read the configuration from standard input")?;
             ("standard input".to_owned(), text)
         }
         Some(path) => {
-            let read = std::fs::read_to_string(path);
-            (
-                path.display().to_string(),
-                read.with_context(|| {
-                    format!("cannot read the configuration file {}", path.display())
-                })?,
-            )
+            let name = path.display().to_string();
+            let text = std::fs::File::open(path)
+                .map_err(anyhow::Error::from)
+                .and_then(text)
+                .with_context(|| format!("cannot read the configuration file {name}"))?;
+            (name, text)
         }
     };
     let mut problems = Problems::default();
     let file = File::read(&text, &mut problems);
     Ok((name, file, problems))
+}
+
+/// Reads a text, and no more of it than a configuration may have.
+fn text(source: impl Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= LONGEST,
+        "it has more than {} MiB, and is hardly a configuration",
+        LONGEST >> 20
+    );
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        anyhow::anyhow!(
+            "it is not text (UTF-8): byte {} of the file, on line {line}, is {:#04x}",
+            at + 1,
+            bytes[at]
+        )
+    })
 }
 
 fn planned(file: &File, problems: &mut Problems) -> Plan {
@@ -357,7 +378,13 @@ fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Resul
     if problems.is_empty() {
         return Ok(plan);
     }
-    let count = problems.errors().len();
+    let errors = problems.errors();
+    let count = errors.len();
+    let name = if errors.iter().all(|problem| problem.path.starts_with("--")) {
+        "the command line"
+    } else {
+        name
+    };
     Err(Unfit {
         name: name.to_owned(),
         list: format!("cannot use {name}: because\n{}", listed(name, problems)),
@@ -368,16 +395,20 @@ fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Resul
 
 /// Every problem and warning on a line of its own.
 fn listed(name: &str, problems: &Problems) -> String {
-    let place =
-        |line: Option<usize>| line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    let place = |problem: &Problem| match problem.line {
+        Some(line) => format!("{name}:{line}: "),
+        // What an option of the command says is in no file.
+        None if problem.path.starts_with("--") => String::new(),
+        None => format!("{name}: "),
+    };
     let errors = problems.errors();
     let warnings = problems.warnings();
     let errors = errors
         .iter()
-        .map(|problem| format!("{}: {problem}\n", place(problem.line)));
+        .map(|problem| format!("{}{problem}\n", place(problem)));
     let warnings = warnings
         .iter()
-        .map(|problem| format!("{}: warning: {problem}\n", place(problem.line)));
+        .map(|problem| format!("{}warning: {problem}\n", place(problem)));
     errors.chain(warnings).collect()
 }
 
@@ -492,6 +523,18 @@ mod tests {
         let error = anyhow::Error::from(error).context("cannot start");
         let text = "cannot start: cannot create the directory /x: no space; set daemon.state_dir to one that you may write to";
         assert_eq!(chain(&error), text);
+    }
+
+    #[test]
+    fn a_configuration_is_text_of_some_size() {
+        assert_eq!(text(&b"a = 1"[..]).unwrap(), "a = 1");
+        assert_eq!(
+            text(&b"a = 1\nb = \"\xff\"\n"[..]).unwrap_err().to_string(),
+            "it is not text (UTF-8): byte 12 of the file, on line 2, is 0xff"
+        );
+        assert!(text(io::repeat(b' ').take(LONGEST)).is_ok());
+        let error = text(io::repeat(0)).unwrap_err().to_string();
+        assert!(error.starts_with("it has more than 16 MiB"), "{error}");
     }
 
     #[test]
