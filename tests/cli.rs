@@ -363,7 +363,13 @@ fn an_uplink_that_is_not_there_is_an_error_of_run() {
     let site = Site::new("[network.lan]\nmode = \"bridged\"\nteam.active = [\"nowhere0\"]\n");
     let outcome = run(&["run", "--config", &site.config()]);
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stderr.contains("nowhere0"), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .stderr
+            .contains("port \"nowhere0\" of network \"lan\": "),
+        "{}",
+        outcome.stderr
+    );
     assert!(!site.path("run").exists());
     let outcome = run(&["check", &site.config()]);
     assert_eq!(outcome.code, Some(0));
