@@ -233,6 +233,14 @@ fn args_are_what_each_vmm_takes() {
     ] {
         assert!(element.contains(part), "{part} is missing in {element}");
     }
+    let assumed = "note: no --config: these are for a daemon that was run with --vm guest\n";
+    assert!(run(&["args", "guest"]).stderr.contains(assumed));
+    for args in [
+        ["args", "guest", "--vm", "guest"],
+        ["args", "web1", "--config", "tests/configs/full.toml"],
+    ] {
+        assert!(!run(&args).stderr.contains("no --config"));
+    }
     assert_eq!(
         json(&["args", "guest", "--json"])["vm"],
         "guest",
@@ -358,11 +366,51 @@ fn an_uplink_that_is_not_there_is_an_error_of_run() {
     assert!(
         outcome
             .stderr
-            .contains("network.lan.team.active[0]: there is no network adapter named \"nowhere0\""),
+            .contains("port \"nowhere0\" of network \"lan\": "),
         "{}",
         outcome.stderr
     );
-    assert!(!site.path("run").exists() && !site.path("state").exists());
+    assert!(!site.path("run").exists());
+    let outcome = run(&["check", &site.config()]);
+    assert_eq!(outcome.code, Some(0));
+    let warning =
+        "network.lan.team.active[0]: this machine has no network adapter named \"nowhere0\"";
+    assert!(outcome.stdout.contains(warning), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_mistake_of_the_command_line_is_not_blamed_on_a_file() {
+    let outcome = run(&["run", "--vm", "x=vmnet8"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome
+            .stderr
+            .contains("\n--vm x=vmnet8: there is no network \"vmnet8\""),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!outcome.stderr.contains("default"), "{}", outcome.stderr);
+}
+
+#[test]
+fn directories_that_cannot_be_used_are_told_apart() {
+    let site = Site::new(LAB);
+    std::fs::write(site.path("state"), "").unwrap();
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert!(
+        outcome.stderr.contains("it is not a directory"),
+        "{}",
+        outcome.stderr
+    );
+    std::fs::remove_file(site.path("state")).unwrap();
+    std::fs::create_dir(site.path("run")).unwrap();
+    std::os::unix::fs::symlink(site.path("run"), site.path("state")).unwrap();
+    let outcome = run(&["run", "--config", &site.config()]);
+    assert!(
+        outcome.stderr.contains("it is the same directory as"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 fn is_empty(dir: &Path) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the request or the file is wrong, 2 usage (clap's own), 3 the daemon is not there.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,8 +18,11 @@ use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
-use crate::control::problem::{Problems, did_you_mean};
+use crate::control::problem::{Problem, Problems, did_you_mean};
 use crate::control::{daemon, directory, render, show};
+
+/// How long a configuration may be in bytes.
+const LONGEST: u64 = 16 << 20;
 
 /// A LAN for virtual machines: VMware-style networks for QEMU and cloud-hypervisor over vhost-user.
 #[derive(Debug, Parser)]
@@ -235,8 +239,12 @@ impl ShowArgs {
 fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     let (name, file, mut problems) = read(path)?;
     let plan = planned(&file, &mut problems);
+    let adapters = adapters();
     for (path, uplink) in plan.uplinks() {
-        if !daemon::adapter_exists(uplink) {
+        if adapters
+            .as_ref()
+            .is_some_and(|adapters| !adapters.contains(uplink))
+        {
             problems.warn(
                 path,
                 format!("this machine has no network adapter named {uplink:?}"),
@@ -266,13 +274,29 @@ fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The network adapters of this process's namespace, which what is mounted at /sys need not show.
+fn adapters() -> Option<BTreeSet<String>> {
+    Some(listed_adapters(
+        &std::fs::read_to_string("/proc/self/net/dev").ok()?,
+    ))
+}
+
+/// Reads the names out of /proc/net/dev: after two lines of headings, each line begins with one and a colon.
+fn listed_adapters(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned()))
+        .collect()
+}
+
 fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
     // Without a file, a guest exists only because `run --vm` named it, so naming it here is enough.
     let named = source
         .vms
         .iter()
         .any(|vm| vm.split('=').next() == Some(name));
-    if source.config.is_none() && !named {
+    let assumed = source.config.is_none() && !named;
+    if assumed {
         source.vms.push(name.to_owned());
     }
     let (file_name, file, mut problems) = source.read()?;
@@ -282,6 +306,12 @@ fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::
         format!("there is no VM {name:?} in {file_name}{hint}")
     })?;
     let launch = Launch::new(&plan, vm, vmm, &Macs::load(&plan)?);
+    if assumed {
+        writeln!(
+            io::stderr(),
+            "note: no --config: these are for a daemon that was run with --vm {name}"
+        )?;
+    }
     if as_json {
         return print(&serde_json::to_string_pretty(&launch)?);
     }
@@ -295,25 +325,43 @@ fn read(path: Option<&Path>) -> anyhow::Result<(String, File, Problems)> {
     let (name, text) = match path {
         None => ("the embedded default".to_owned(), EMBEDDED.to_owned()),
         Some(path) if path == Path::new("-") => {
-            let mut text = String::new();
-            io::stdin()
-                .read_to_string(&mut text)
+            let text = text(io::stdin().lock())
                 .context("cannot read the configuration from standard input")?;
             ("standard input".to_owned(), text)
         }
         Some(path) => {
-            let read = std::fs::read_to_string(path);
-            (
-                path.display().to_string(),
-                read.with_context(|| {
-                    format!("cannot read the configuration file {}", path.display())
-                })?,
-            )
+            let name = path.display().to_string();
+            let text = std::fs::File::open(path)
+                .map_err(anyhow::Error::from)
+                .and_then(text)
+                .with_context(|| format!("cannot read the configuration file {name}"))?;
+            (name, text)
         }
     };
     let mut problems = Problems::default();
     let file = File::read(&text, &mut problems);
     Ok((name, file, problems))
+}
+
+/// Reads a text, and no more of it than a configuration may have.
+fn text(source: impl Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= LONGEST,
+        "it has more than {} MiB, and is hardly a configuration",
+        LONGEST >> 20
+    );
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        anyhow::anyhow!(
+            "it is not text (UTF-8): byte {} of the file, on line {line}, is {:#04x}",
+            at + 1,
+            bytes[at]
+        )
+    })
 }
 
 fn planned(file: &File, problems: &mut Problems) -> Plan {
@@ -330,7 +378,13 @@ fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Resul
     if problems.is_empty() {
         return Ok(plan);
     }
-    let count = problems.errors().len();
+    let errors = problems.errors();
+    let count = errors.len();
+    let name = if errors.iter().all(|problem| problem.path.starts_with("--")) {
+        "the command line"
+    } else {
+        name
+    };
     Err(Unfit {
         name: name.to_owned(),
         list: format!("cannot use {name}: because\n{}", listed(name, problems)),
@@ -341,16 +395,20 @@ fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Resul
 
 /// Every problem and warning on a line of its own.
 fn listed(name: &str, problems: &Problems) -> String {
-    let place =
-        |line: Option<usize>| line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    let place = |problem: &Problem| match problem.line {
+        Some(line) => format!("{name}:{line}: "),
+        // What an option of the command says is in no file.
+        None if problem.path.starts_with("--") => String::new(),
+        None => format!("{name}: "),
+    };
     let errors = problems.errors();
     let warnings = problems.warnings();
     let errors = errors
         .iter()
-        .map(|problem| format!("{}: {problem}\n", place(problem.line)));
+        .map(|problem| format!("{}{problem}\n", place(problem)));
     let warnings = warnings
         .iter()
-        .map(|problem| format!("{}: warning: {problem}\n", place(problem.line)));
+        .map(|problem| format!("{}warning: {problem}\n", place(problem)));
     errors.chain(warnings).collect()
 }
 
@@ -465,6 +523,26 @@ mod tests {
         let error = anyhow::Error::from(error).context("cannot start");
         let text = "cannot start: cannot create the directory /x: no space; set daemon.state_dir to one that you may write to";
         assert_eq!(chain(&error), text);
+    }
+
+    #[test]
+    fn a_configuration_is_text_of_some_size() {
+        assert_eq!(text(&b"a = 1"[..]).unwrap(), "a = 1");
+        assert_eq!(
+            text(&b"a = 1\nb = \"\xff\"\n"[..]).unwrap_err().to_string(),
+            "it is not text (UTF-8): byte 12 of the file, on line 2, is 0xff"
+        );
+        assert!(text(io::repeat(b' ').take(LONGEST)).is_ok());
+        let error = text(io::repeat(0)).unwrap_err().to_string();
+        assert!(error.starts_with("it has more than 16 MiB"), "{error}");
+    }
+
+    #[test]
+    fn the_adapters_are_those_of_the_list_without_its_headings() {
+        let text = "Inter-|   Receive\n face |bytes\n    lo:       8 0\neth0.10: 0 0\n";
+        let names = ["lo", "eth0.10"].map(str::to_owned);
+        assert_eq!(listed_adapters(text), BTreeSet::from(names));
+        assert!(adapters().is_none_or(|adapters| adapters.contains("lo")));
     }
 
     #[test]

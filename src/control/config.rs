@@ -466,7 +466,7 @@ fn dhcp(section: &mut Section, problems: &mut Problems) -> Dhcp {
             Dhcp::On(Box::new(Server::read(Section::new(path, table), problems)))
         }
         Some(_) => {
-            problems.error(path, "must be false or a table");
+            problems.error(path, "must be true, false or a table");
             Dhcp::Unsaid
         }
     }

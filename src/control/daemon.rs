@@ -26,12 +26,6 @@ use crate::ports::guest::Role;
 ///
 /// Something could not be had, and nothing was left behind; or the control socket broke.
 pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
-    for (path, uplink) in plan.uplinks() {
-        anyhow::ensure!(
-            adapter_exists(uplink),
-            "{path}: there is no network adapter named {uplink:?}; `ip link` lists those there are"
-        );
-    }
     let start = "cannot start the daemon";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -45,7 +39,9 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             interrupt: signal(SignalKind::interrupt())?,
         }
     };
-    let _runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let same = runtime_dir.is_not(&plan.state_dir, "state_dir");
+    same.context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
@@ -90,11 +86,6 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     source.engine.stop();
     writer.finish();
     result
-}
-
-/// Tells whether this machine has a network adapter with this name.
-pub fn adapter_exists(name: &str) -> bool {
-    std::path::Path::new("/sys/class/net").join(name).exists()
 }
 
 struct Signals {

@@ -38,6 +38,26 @@ pub enum DirectoryError {
         /// The key that names it.
         key: &'static str,
     },
+    /// There is something else with its name.
+    #[error(
+        "cannot use {path}: it is not a directory; remove it, or set daemon.{key} to a directory"
+    )]
+    NotDirectory {
+        /// What is there.
+        path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
+    /// It is the other directory of this daemon.
+    #[error("cannot use {path}: it is the same directory as {other}; set daemon.{key} to another")]
+    Same {
+        /// The directory.
+        path: PathBuf,
+        /// The other name of it.
+        other: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
     /// Another daemon has it.
     #[error("another vmlan daemon uses {path}; stop it, or give this one a {key} of its own")]
     Taken {
@@ -53,7 +73,7 @@ pub enum DirectoryError {
 pub struct Directory {
     path: PathBuf,
     created: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -66,6 +86,12 @@ impl Directory {
     /// It cannot be made, or another daemon has it.
     pub fn open(path: &Path, mode: u32, key: &'static str) -> Result<Self, DirectoryError> {
         let created = !path.exists();
+        if !created && !path.is_dir() {
+            return Err(DirectoryError::NotDirectory {
+                path: path.to_owned(),
+                key,
+            });
+        }
         let result = DirBuilder::new().recursive(true).mode(mode).create(path);
         result.map_err(|source| DirectoryError::Create {
             path: path.to_owned(),
@@ -87,13 +113,30 @@ impl Directory {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
                 created,
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::Taken {
                 path: path.to_owned(),
                 key,
             }),
             Err(TryLockError::Error(source)) => Err(lock_error(source)),
+        }
+    }
+
+    /// Checks that a path does not lead to this directory by another name.
+    ///
+    /// # Errors
+    ///
+    /// It does.
+    pub fn is_not(&self, path: &Path, key: &'static str) -> Result<(), DirectoryError> {
+        let place = |file: &std::fs::Metadata| (file.dev(), file.ino());
+        match (self.lock.metadata(), std::fs::metadata(path)) {
+            (Ok(this), Ok(that)) if place(&this) == place(&that) => Err(DirectoryError::Same {
+                path: path.to_owned(),
+                other: self.path.clone(),
+                key,
+            }),
+            _ => Ok(()),
         }
     }
 }
@@ -206,6 +249,27 @@ mod tests {
         assert!(path.exists(), "the loser leaves it alone");
         drop(first);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_directory_or_has_another_name_is_refused_in_its_own_words() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, link) = (parent.path().join("file"), parent.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        let error = Directory::open(&file, 0o755, "state_dir").unwrap_err();
+        assert!(
+            matches!(error, DirectoryError::NotDirectory { .. }),
+            "{error}"
+        );
+        assert!(file.exists());
+        let path = parent.path().join("run");
+        let directory = Directory::open(&path, 0o755, "runtime_dir").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = directory.is_not(&link, "state_dir").unwrap_err();
+        assert!(matches!(error, DirectoryError::Same { .. }), "{error}");
+        for other in [parent.path().to_owned(), parent.path().join("absent")] {
+            directory.is_not(&other, "state_dir").unwrap();
+        }
     }
 
     #[test]

@@ -46,7 +46,9 @@ pub enum IdentityError {
         source: serde_json::Error,
     },
     /// The file cannot be written.
-    #[error("cannot keep the MAC addresses in {path}: {source}")]
+    #[error(
+        "cannot keep the MAC addresses in {path}: {source}; free space or make the directory writable, or set daemon.state_dir to another"
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -288,6 +290,18 @@ mod tests {
         let kept = BTreeMap::from([(key("vm", "x"), MacAddr([2, 0, 0, 0, 0, 9]))]);
         let error = Macs::assign(&plan(&text, Path::new("/s")), kept, "m").unwrap_err();
         assert!(matches!(error, IdentityError::Taken { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_file_is_an_error_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("macs.json.new")).unwrap();
+        let plan = plan(TWO, dir.path());
+        let error = Macs::load(&plan).unwrap().save(&plan).unwrap_err();
+        assert!(
+            error.to_string().contains("set daemon.state_dir"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,10 +4,10 @@ use toml::Value;
 
 use crate::control::problem::{Problems, join};
 use crate::control::section::{Section, parse};
-use crate::control::value::{Address, Hex, Text};
+use crate::control::value::{Address, Hex, OPTION, Text};
 
 /// Options that the server writes itself (RFC 2132), and by which key they are set, if by one.
-const OWN: [(u8, &str); 25] = [
+const OWN: [(u8, &str); 26] = [
     (0, ""),
     (1, "subnet"),
     (3, "router"),
@@ -23,6 +23,7 @@ const OWN: [(u8, &str); 25] = [
     (53, ""),
     (54, ""),
     (55, ""),
+    (56, ""),
     (57, ""),
     (58, "renew"),
     (59, "rebind"),
@@ -34,6 +35,9 @@ const OWN: [(u8, &str); 25] = [
     (121, "routes"),
     (255, ""),
 ];
+
+/// The most addresses of one option.
+const ADDRESSES: usize = OPTION / 4;
 
 /// Takes the table of further options, in the order of their codes.
 pub fn read(section: &mut Section, problems: &mut Problems) -> Vec<(u8, Vec<u8>)> {
@@ -78,7 +82,7 @@ fn payload(value: Value, path: &str, problems: &mut Problems) -> Option<Vec<u8>>
             Some(digits) => parse(digits, path, problems).map(|Hex(bytes)| bytes),
             None => parse(&text, path, problems).map(|Text(text)| text.into_bytes()),
         },
-        Value::Array(values) if (1..=63).contains(&values.len()) => {
+        Value::Array(values) if (1..=ADDRESSES).contains(&values.len()) => {
             let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
             let Some(texts) = texts else {
                 problems.error(path, "must be a list of IPv4 addresses, each a string");
@@ -105,7 +109,7 @@ fn payload(value: Value, path: &str, problems: &mut Problems) -> Option<Vec<u8>>
         | Value::Table(_) => {
             problems.error(
                 path,
-                "must be \"text\", \"hex:0102\" or a list of up to 63 addresses",
+                format!("must be \"text\", \"hex:0102\" or a list of up to {ADDRESSES} addresses"),
             );
             None
         }
@@ -143,12 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_addresses_may_be_longer_than_one_part_of_an_option() {
+        let list = |count: usize| {
+            let addresses = vec!["\"10.0.0.1\""; count].join(", ");
+            options(&format!("options = {{ \"150\" = [{addresses}] }}"))
+        };
+        assert_eq!(list(ADDRESSES).0[0].1.len(), OPTION);
+        assert_eq!(list(ADDRESSES + 1).1.len(), 1);
+    }
+
+    #[test]
     fn options_of_the_server_and_nonsense_are_refused() {
         let (options, problems) = options(
-            "options = { \"3\" = [\"10.0.0.1\"], \"53\" = \"x\", \"x\" = \"x\", \"256\" = \"\", \"99\" = 1, \"98\" = \"hex:0\", \"97\" = [1] }",
+            "options = { \"3\" = [\"10.0.0.1\"], \"53\" = \"x\", \"56\" = \"x\", \"x\" = \"x\", \"256\" = \"\", \"99\" = 1, \"98\" = \"hex:0\", \"97\" = [1] }",
         );
         assert!(options.is_empty());
-        assert_eq!(problems.len(), 7, "{problems:#?}");
+        assert_eq!(problems.len(), 8, "{problems:#?}");
         assert!(
             problems.contains(&"options.3: is set by the key `router`".to_owned()),
             "{problems:#?}"

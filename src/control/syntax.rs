@@ -9,20 +9,21 @@ use crate::control::section::Section;
 /// Reads a file as TOML. All mistakes of syntax are noted; a file that has any is not looked into.
 pub fn read(text: &str, problems: &mut Problems) -> Option<Section> {
     let (document, errors) = DeTable::parse_recoverable(text);
+    let lines = Lines::new(text);
     for error in &errors {
-        let (line, column) = position(text, error.span().map_or(0, |span| span.start));
+        let (line, column) = lines.position(error.span().map_or(0, |span| span.start));
         let message = error.message().replace('\n', " ");
         problems.syntax(line, format!("column {column}: {message}"));
     }
     if !errors.is_empty() {
         return None;
     }
-    locate("", document.get_ref(), text, problems);
+    locate("", document.get_ref(), &lines, problems);
     match text.parse::<Table>() {
         Ok(table) => Some(Section::new(String::new(), table)),
         Err(error) => {
             problems.syntax(
-                position(text, error.span().map_or(0, |span| span.start)).0,
+                lines.position(error.span().map_or(0, |span| span.start)).0,
                 error.message().to_owned(),
             );
             None
@@ -30,22 +31,22 @@ pub fn read(text: &str, problems: &mut Problems) -> Option<Section> {
     }
 }
 
-fn locate(path: &str, table: &DeTable<'_>, text: &str, problems: &mut Problems) {
+fn locate(path: &str, table: &DeTable<'_>, lines: &Lines<'_>, problems: &mut Problems) {
     for (key, value) in table {
         let path = join(path, key.get_ref());
-        problems.locate(path.clone(), position(text, key.span().start).0);
-        locate_value(&path, value.get_ref(), text, problems);
+        problems.locate(path.clone(), lines.position(key.span().start).0);
+        locate_value(&path, value.get_ref(), lines, problems);
     }
 }
 
-fn locate_value(path: &str, value: &DeValue<'_>, text: &str, problems: &mut Problems) {
+fn locate_value(path: &str, value: &DeValue<'_>, lines: &Lines<'_>, problems: &mut Problems) {
     match value {
-        DeValue::Table(table) => locate(path, table, text, problems),
+        DeValue::Table(table) => locate(path, table, lines, problems),
         DeValue::Array(values) => {
             for (index, value) in values.iter().enumerate() {
                 let path = format!("{path}[{index}]");
-                problems.locate(path.clone(), position(text, value.span().start).0);
-                locate_value(&path, value.get_ref(), text, problems);
+                problems.locate(path.clone(), lines.position(value.span().start).0);
+                locate_value(&path, value.get_ref(), lines, problems);
             }
         }
         DeValue::String(_)
@@ -56,18 +57,28 @@ fn locate_value(path: &str, value: &DeValue<'_>, text: &str, problems: &mut Prob
     }
 }
 
-/// The line and column of a byte, both counted from 1.
-fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
-    (line, column)
+/// A text with the places at which its lines begin.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            text,
+            starts: std::iter::once(0).chain(ends).collect(),
+        }
+    }
+
+    /// The line and column of a byte, both counted from 1.
+    fn position(&self, at: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= at);
+        let start = self.starts.get(line - 1).copied().unwrap_or_default();
+        let before = self.text.get(start..at).unwrap_or_default();
+        (line, before.chars().count() + 1)
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +123,24 @@ mod tests {
                 .collect::<Vec<_>>(),
             [Some(2), Some(6)]
         );
+    }
+
+    #[test]
+    fn the_first_and_the_last_byte_of_a_line_are_in_it() {
+        let lines = Lines::new("é1\n\nb");
+        let positions = [0, 2, 3, 4, 5, 6].map(|at| lines.position(at));
+        assert_eq!(positions, [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn a_file_of_many_keys_is_read_in_one_go() {
+        // Counting the lines again for every key would be quadratic, which is felt here.
+        let mut text: String = (0..100_000).map(|n| format!("key{n} = {n}\n")).collect();
+        text += "last = 1\n";
+        let mut problems = Problems::default();
+        assert!(read(&text, &mut problems).is_some());
+        problems.error("last", "");
+        assert_eq!(problems.errors()[0].line, Some(100_001));
     }
 
     proptest! {

@@ -154,7 +154,10 @@ pub fn is_label(text: &str) -> bool {
     letters && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// Text of up to 255 printable ASCII characters, as a DHCP option carries it.
+/// The most bytes of one DHCP option: what is beyond 255 travels in further parts of it (RFC 3396).
+pub const OPTION: usize = 1024;
+
+/// Text of printable ASCII characters, as a DHCP option carries it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Text(pub String);
 
@@ -162,12 +165,12 @@ impl FromStr for Text {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        if (1..=OPTION).contains(&text.len()) && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ValueError(
-                "must be 1 to 255 printable ASCII characters".to_owned(),
-            ))
+            Err(ValueError(format!(
+                "must be 1 to {OPTION} printable ASCII characters"
+            )))
         }
     }
 }
@@ -191,9 +194,9 @@ impl FromStr for Hex {
             .map(|pair| Some(value(pair[0])? << 4 | value(*pair.get(1)?)?))
             .collect();
         match bytes {
-            Some(bytes) if (1..=255).contains(&bytes.len()) => Ok(Self(bytes)),
+            Some(bytes) if (1..=OPTION).contains(&bytes.len()) => Ok(Self(bytes)),
             _ => Err(ValueError(format!(
-                "{text:?} is not 1 to 255 bytes in hexadecimal, as in 01:04:00:00:00:2a"
+                "{text:?} is not 1 to {OPTION} bytes in hexadecimal, as in 01:04:00:00:00:2a"
             ))),
         }
     }
@@ -255,9 +258,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_option_may_be_longer_than_one_part_of_it() {
+        assert!("x".repeat(OPTION).parse::<Text>().is_ok());
+        assert!("x".repeat(OPTION + 1).parse::<Text>().is_err());
+        assert!("00".repeat(OPTION).parse::<Hex>().is_ok());
+        assert!("00".repeat(OPTION + 1).parse::<Hex>().is_err());
+    }
+
     proptest! {
         #[test]
-        fn rendered_bytes_parse_back(bytes in proptest::collection::vec(any::<u8>(), 1..=255)) {
+        fn rendered_bytes_parse_back(bytes in proptest::collection::vec(any::<u8>(), 1..=OPTION)) {
             prop_assert_eq!(hex(&bytes).parse::<Hex>(), Ok(Hex(bytes)));
         }
 

@@ -10,6 +10,9 @@ use crate::net::dhcp::{Record, State};
 /// The first line of the file.
 pub const HEADER: &str = "vmlan leases 1";
 
+/// What the first line begins with in every version.
+pub const KIND: &str = "vmlan leases ";
+
 /// The furthest end that is believed, in seconds since 1970: the end of the year 9999.
 const LAST: u64 = 253_402_300_799;
 

@@ -6,10 +6,13 @@
 //! there, writes them as one batch of lines to the end of `leases`, asks the disk once, and then settles each record in
 //! its order: the frame that promises the lease leaves only now. When the disk refuses, the batch is cut off the
 //! file and settled as not written; guests then get no answer, and ask again. The file is written anew when the daemon
-//! starts and when it has grown far beyond what counts, to a second file that takes the place of the first.
+//! starts and when it has grown far beyond what counts, to a second file that takes the place of the first. When that
+//! fails at the start, the daemon goes on with the old file: a disk that is full must not take away the network.
 //!
 //! A line without an end (the machine stopped while it was written) and lines that make no sense are skipped with a
-//! warning. Records whose end is long past are left behind at the next start.
+//! warning; for the latter a copy of the file is kept as `leases.bad`. A file whose first line makes no sense is moved
+//! there as a whole: clients that come back keep their addresses, for a free address that is asked for is given.
+//! Records whose end is long past are left behind at the next start.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,7 +43,9 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// It cannot be read.
-    #[error("cannot read the leases in {path}: {source}")]
+    #[error(
+        "cannot read the leases in {path}: {source}; mend that, or set daemon.state_dir to another directory"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -49,7 +54,7 @@ pub enum JournalError {
     },
     /// It is of another version.
     #[error(
-        "cannot read the leases in {path}: it begins with {found:?}, not {:?}; it was written by another version",
+        "cannot read the leases in {path}: it begins with {found:?}, not {:?}; it was written by another version: run that one, or set daemon.state_dir to another directory",
         line::HEADER
     )]
     Version {
@@ -59,7 +64,9 @@ pub enum JournalError {
         found: String,
     },
     /// It cannot be written.
-    #[error("cannot write the leases to {path}: {source}")]
+    #[error(
+        "cannot write the leases to {path}: {source}; free space, or set daemon.state_dir to another directory"
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -90,6 +97,18 @@ pub struct Sender(crossbeam_channel::Sender<Entry>);
 #[derive(Debug)]
 pub struct Writer(JoinHandle<()>);
 
+/// What a lease file holds.
+#[derive(Debug, Default)]
+struct Content {
+    live: Live,
+    /// How long the file is up to the end of the last whole line.
+    whole: usize,
+    /// How many whole lines there are after the first.
+    lines: usize,
+    /// Whether there are whole lines that make no sense.
+    unreadable: bool,
+}
+
 #[derive(Debug)]
 struct Entry {
     network: String,
@@ -98,33 +117,70 @@ struct Entry {
 }
 
 impl Leases {
-    /// Reads the lease file of a state directory, and writes it anew.
+    /// Reads the lease file of a state directory, and writes it anew where that can be done.
     ///
     /// # Errors
     ///
-    /// It cannot be read or written, or is of another version. Lines that make no sense are no error.
+    /// It cannot be read, is of another version, or is not there and cannot be written. Lines that make no sense are
+    /// no error.
     pub fn open(state: &Path, now: SystemTime) -> Result<Self, JournalError> {
         let path = state.join("leases");
-        let mut live = match std::fs::read(&path) {
-            Ok(bytes) => read(&bytes, &path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Live::new(),
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(JournalError::Read { path, source }),
         };
-        live.retain(|_, record| record.ends + REMEMBERED > now);
+        let bad = state.join("leases.bad");
+        let mut content = match read(&bytes, &path)? {
+            Some(content) => content,
+            None => {
+                if let Err(source) = std::fs::rename(&path, &bad) {
+                    return Err(JournalError::Write { path: bad, source });
+                }
+                tracing::warn!(path = %path.display(), kept = %bad.display(), "the lease file is damaged and set aside; clients keep their addresses where they ask for them");
+                Content::default()
+            }
+        };
+        content
+            .live
+            .retain(|_, record| record.ends + REMEMBERED > now);
         let mut leases = Self {
             path,
-            live,
+            live: content.live,
             file: None,
             length: 0,
             lines: 0,
         };
-        match leases.compact() {
+        let kept = if content.unreadable {
+            directory::replace(&bad, &bytes, 0o640)
+        } else {
+            Ok(())
+        };
+        match kept.and_then(|()| leases.compact()) {
             Ok(()) => Ok(leases),
+            Err(error) if content.whole > 0 => {
+                tracing::warn!(path = %leases.path.display(), %error, "the lease file cannot be written anew and is used as it is; free space, or set daemon.state_dir");
+                leases.lines = content.lines;
+                if let Err(error) = leases.resume(content.whole as u64) {
+                    tracing::warn!(path = %leases.path.display(), %error, "leases cannot be written; guests get none until they can");
+                }
+                Ok(leases)
+            }
             Err(source) => Err(JournalError::Write {
                 path: leases.path,
                 source,
             }),
         }
+    }
+
+    /// Goes on at the end of the last whole line of the file that is there.
+    fn resume(&mut self, whole: u64) -> io::Result<()> {
+        let mut file = File::options().write(true).open(&self.path)?;
+        file.set_len(whole)?;
+        file.seek(SeekFrom::Start(whole))?;
+        self.file = Some(file);
+        self.length = whole;
+        Ok(())
     }
 
     /// Returns the records by network.
@@ -261,14 +317,21 @@ impl Writer {
     }
 }
 
-fn read(bytes: &[u8], path: &Path) -> Result<Live, JournalError> {
+/// Reads a lease file; returns nothing if it is none.
+fn read(bytes: &[u8], path: &Path) -> Result<Option<Content>, JournalError> {
     let text = String::from_utf8_lossy(bytes);
-    let mut live = Live::new();
+    let mut content = Content {
+        whole: bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1),
+        ..Content::default()
+    };
     let mut lines = text.split_inclusive('\n');
     match lines.next() {
-        None => return Ok(live),
+        None => return Ok(Some(content)),
         Some(first) if first.trim_end() == line::HEADER => {}
-        Some(first) => {
+        Some(first) if first.starts_with(line::KIND) => {
             let found = first
                 .chars()
                 .take(40)
@@ -280,22 +343,22 @@ fn read(bytes: &[u8], path: &Path) -> Result<Live, JournalError> {
                 found,
             });
         }
+        Some(_) => return Ok(None),
     }
     for (number, text) in (2_usize..).zip(lines) {
-        let whole = text.strip_suffix('\n');
-        match whole.and_then(line::parse) {
-            Some((network, record)) => {
-                live.insert((network, record.ip), record);
-            }
-            None if whole.is_none() => {
-                tracing::warn!(path = %path.display(), number, "the last lease is cut off and skipped")
-            }
-            None => {
-                tracing::warn!(path = %path.display(), number, "a lease cannot be read and is skipped")
-            }
+        let Some(whole) = text.strip_suffix('\n') else {
+            tracing::warn!(path = %path.display(), number, "the last lease is cut off and skipped");
+            break;
+        };
+        content.lines += 1;
+        if let Some((network, record)) = line::parse(whole) {
+            content.live.insert((network, record.ip), record);
+        } else {
+            content.unreadable = true;
+            tracing::warn!(path = %path.display(), number, "a lease cannot be read and is skipped");
         }
     }
-    Ok(live)
+    Ok(Some(content))
 }
 
 #[cfg(test)]

@@ -82,6 +82,63 @@ fn a_file_of_another_version_is_left_alone() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_anew_at_the_start_is_used_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (
+        line::render("net", &record(1, 100)),
+        line::render("net", &record(2, 100)),
+    );
+    let old = format!("{}\n{first}", line::HEADER);
+    let torn = format!("{old}{}", &second[..second.len() - 3]);
+    std::fs::write(dir.path().join("leases"), torn).unwrap();
+    std::fs::create_dir(dir.path().join("leases.new")).unwrap();
+    let mut leases = Leases::open(dir.path(), now()).unwrap();
+    assert_eq!(leases.by_network()["net"], [record(1, 100)]);
+    assert_eq!(text(dir.path()), old, "what was cut off is cut away");
+    leases.append(&[entry(2, 100)]).unwrap();
+    assert_eq!(text(dir.path()), format!("{old}{second}"));
+}
+
+#[test]
+fn a_disk_that_takes_no_lease_at_all_is_an_error_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("leases.new")).unwrap();
+    let error = Leases::open(dir.path(), now()).unwrap_err().to_string();
+    assert!(
+        error.contains("; free space, or set daemon.state_dir"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_is_none_is_set_aside() {
+    for damaged in ["\0\0\0\n", "vmlan lea", "garbage\nvmlan leases 1\n"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("leases"), damaged).unwrap();
+        let leases = Leases::open(dir.path(), now()).unwrap();
+        assert_eq!(leases.by_network(), BTreeMap::new());
+        assert_eq!(text(dir.path()), format!("{}\n", line::HEADER));
+        let kept = std::fs::read_to_string(dir.path().join("leases.bad")).unwrap();
+        assert_eq!(kept, damaged);
+    }
+}
+
+#[test]
+fn a_file_with_lines_that_make_no_sense_is_kept_beside_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = line::render("net", &record(1, 100));
+    let (leases, bad) = (dir.path().join("leases"), dir.path().join("leases.bad"));
+    std::fs::write(&leases, format!("{}\n{good}cut off", line::HEADER)).unwrap();
+    Leases::open(dir.path(), now()).unwrap();
+    assert!(!bad.exists(), "a line that is only cut off is no loss");
+    let odd = format!("{}\nnonsense\n{good}", line::HEADER);
+    std::fs::write(&leases, &odd).unwrap();
+    Leases::open(dir.path(), now()).unwrap();
+    assert_eq!(std::fs::read_to_string(bad).unwrap(), odd);
+    assert_eq!(text(dir.path()), format!("{}\n{good}", line::HEADER));
+}
+
+#[test]
 fn what_ended_long_ago_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let lines = line::render("net", &record(1, 0)) + &line::render("net", &record(2, 100));

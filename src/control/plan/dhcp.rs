@@ -9,16 +9,13 @@ use crate::control::duration::Span;
 use crate::control::plan::subnet::{POOL, Subnet};
 use crate::control::plan::{Vm, hostname, station};
 use crate::control::problem::{Problems, did_you_mean, join};
-use crate::control::value::{Address, Domain, Hex, Range, Text};
+use crate::control::value::{Address, Domain, Hex, OPTION, Range, Text};
 use crate::net::dhcp;
 use crate::wire::ethernet::MacAddr;
 
 const LEASE: Duration = Duration::from_secs(1_800);
 const MAX_LEASE: Duration = Duration::from_secs(7_200);
 const LONGEST_LEASE: Duration = Duration::from_secs(365 * 86_400);
-
-/// What an option can carry in bytes.
-const OPTION: usize = 255;
 
 /// A DHCP server, planned.
 #[derive(Clone, Debug)]
@@ -50,18 +47,18 @@ pub enum Client {
 }
 
 impl Dhcp {
-    /// Plans the server of the network `name` at `network`.
+    /// Plans the server of the network `name` at `network`; without a subnet, checks what needs none.
     pub fn new(
         server: &Server,
-        subnet: Subnet,
+        subnet: Option<Subnet>,
         mtu: u16,
         name: &str,
         vms: &[Vm],
         network: &str,
         problems: &mut Problems,
-    ) -> Self {
+    ) -> Option<Self> {
         let path = join(network, "dhcp");
-        let pool = pool(server.pool, subnet, &path, problems);
+        let pool = subnet.map(|subnet| pool(server.pool, subnet, &path, problems));
         let lease = lease(server, &path, problems);
         for (key, addresses) in [
             ("router", &server.router),
@@ -70,21 +67,8 @@ impl Dhcp {
         ] {
             fits(addresses.len() * 4, &join(&path, key), problems);
         }
-        for (index, Address(router)) in server.router.iter().enumerate() {
-            if !subnet.net.contains(router) {
-                problems.error(
-                    format!("{path}.router[{index}]"),
-                    format!("{router} is not in the subnet {}", subnet.net),
-                );
-            }
-        }
-        for (index, (_, Address(via))) in server.routes.iter().enumerate() {
-            if !subnet.net.contains(via) {
-                problems.error(
-                    format!("{path}.routes[{index}].via"),
-                    format!("{via} is not in the subnet {}", subnet.net),
-                );
-            }
+        if let Some(subnet) = subnet {
+            routers(server, subnet, &path, problems);
         }
         fits(
             server
@@ -110,6 +94,8 @@ impl Dhcp {
                 format!("{handed} is more than the network's MTU, {mtu}"),
             );
         }
+        let reservations = reservations(server, subnet, name, vms, &path, problems);
+        let (subnet, pool) = subnet.zip(pool)?;
         let text = |text: &Option<Text>| text.clone().map(|Text(text)| text);
         let addresses = |list: &[Address]| list.iter().map(|Address(ip)| *ip).collect();
         let spec = dhcp::Spec {
@@ -146,9 +132,26 @@ impl Dhcp {
             reservations: Vec::new(),
             restored: Vec::new(),
         };
-        Self {
-            spec,
-            reservations: reservations(server, subnet, name, vms, &path, problems),
+        Some(Self { spec, reservations })
+    }
+}
+
+/// Checks that clients can reach whom they are told to send packets to.
+fn routers(server: &Server, subnet: Subnet, path: &str, problems: &mut Problems) {
+    for (index, Address(router)) in server.router.iter().enumerate() {
+        if !subnet.net.contains(router) {
+            problems.error(
+                format!("{path}.router[{index}]"),
+                format!("{router} is not in the subnet {}", subnet.net),
+            );
+        }
+    }
+    for (index, (_, Address(via))) in server.routes.iter().enumerate() {
+        if !subnet.net.contains(via) {
+            problems.error(
+                format!("{path}.routes[{index}].via"),
+                format!("{via} is not in the subnet {}", subnet.net),
+            );
         }
     }
 }
@@ -245,7 +248,7 @@ fn lease(server: &Server, path: &str, problems: &mut Problems) -> Duration {
 
 fn reservations(
     server: &Server,
-    subnet: Subnet,
+    subnet: Option<Subnet>,
     name: &str,
     vms: &[Vm],
     path: &str,
@@ -285,14 +288,12 @@ fn reservations(
         let key = join(&path, "ip");
         let Some(Address(ip)) = reservation.ip else {
             if !problems.has(&key) {
-                problems.error(
-                    key,
-                    format!("is missing: name an address in {}", subnet.net),
-                );
+                let place = subnet.map_or_else(String::new, |subnet| format!(" in {}", subnet.net));
+                problems.error(key, format!("is missing: name an address{place}"));
             }
             continue;
         };
-        if let Some(text) = subnet.refuses(ip) {
+        if let Some(text) = subnet.and_then(|subnet| subnet.refuses(ip)) {
             problems.error(key, text);
         } else if let Some(earlier) = addresses.insert(ip, index) {
             problems.error(
@@ -350,7 +351,7 @@ fn fits(bytes: usize, path: &str, problems: &mut Problems) {
         problems.error(
             path,
             format!(
-                "is too much: an option of DHCP carries {OPTION} bytes, and this takes {bytes}"
+                "is too much: an option of DHCP carries at most {OPTION} bytes here, and this takes {bytes}"
             ),
         );
     }

@@ -175,28 +175,18 @@ impl Plan {
             .clone()
             .unwrap_or_else(|| self.runtime_dir.join(format!("{name}.sock")));
         fits_a_socket(&socket, &socket_path, problems);
-        let network = within(
-            "network",
-            vm.network.as_deref(),
-            &file.networks,
-            &path,
-            "network",
-            problems,
-        );
+        let network_path = join(&path, "network");
+        let network = network_of(vm.network.as_deref(), file, &network_path, problems);
         let mut vlan = PortVlan::Untagged;
         if let (Some(group), Some(network)) = (&vm.port_group, network) {
-            let place = format!(
-                "port group of network {:?}",
-                vm.network.as_deref().unwrap_or_default()
-            );
-            vlan = *within(
-                "port_group",
-                Some(group),
-                &network.port_groups,
-                &path,
-                &place,
+            let found = port_group(
+                group,
+                vm.network.as_deref().unwrap_or_default(),
+                network,
+                &join(&path, "port_group"),
                 problems,
-            )?;
+            );
+            vlan = found.unwrap_or(vlan);
         }
         Some(Vm {
             name: name.to_owned(),
@@ -216,7 +206,7 @@ impl Plan {
         path: &str,
         problems: &mut Problems,
     ) -> Option<Network> {
-        let mode = mode(network, path, problems)?;
+        let mode = mode(network, path, problems);
         let mtu = network.mtu.unwrap_or(1500);
         let subnet = network.subnet.and_then(|subnet| {
             Subnet::new(
@@ -226,24 +216,19 @@ impl Plan {
                 problems,
             )
         });
-        let dhcp = match (&network.dhcp, subnet) {
-            (config::Dhcp::Off, _) | (_, None) => None,
-            (config::Dhcp::Unsaid, Some(subnet)) => Some(Dhcp::new(
-                &config::Server::default(),
-                subnet,
-                mtu,
-                name,
-                &self.vms,
-                path,
-                problems,
-            )),
-            (config::Dhcp::On(server), Some(subnet)) => Some(Dhcp::new(
-                server, subnet, mtu, name, &self.vms, path, problems,
-            )),
+        let unsaid = config::Server::default();
+        let server = match &network.dhcp {
+            config::Dhcp::Off => None,
+            config::Dhcp::Unsaid => Some(&unsaid),
+            // It has no place there, whatever it says.
+            config::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
+            config::Dhcp::On(server) => Some(&**server),
         };
+        let dhcp = server
+            .and_then(|server| Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems));
         Some(Network {
             name: name.to_owned(),
-            mode,
+            mode: mode?,
             mtu,
             subnet,
             host_adapter: network.host_adapter.clone().map(|Adapter(name)| name),
@@ -326,48 +311,70 @@ fn bridged(network: &config::Network, path: &str, problems: &mut Problems) {
     }
 }
 
-/// Looks a name up where it must be found.
-fn within<'a, T>(
-    key: &str,
+/// Finds the network of a VM, which must be there.
+fn network_of<'a>(
     name: Option<&str>,
-    names: &'a BTreeMap<String, T>,
+    file: &'a File,
     path: &str,
-    what: &str,
     problems: &mut Problems,
-) -> Option<&'a T> {
-    let path = join(path, key);
-    let list = || {
-        names
-            .keys()
-            .map(|name| format!("{name:?}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+) -> Option<&'a config::Network> {
+    let networks = &file.networks;
+    let Some(name) = name else {
+        if !problems.has(path) {
+            let text = if networks.is_empty() {
+                "is missing, and there is no network to name: add a table such as [network.vmnet1]"
+                    .to_owned()
+            } else {
+                format!("is missing: name a network, one of {}", quoted(networks))
+            };
+            problems.error(path, text);
+        }
+        return None;
     };
-    match name {
-        Some(name) => {
-            let found = names.get(name);
-            if found.is_none() && !problems.has(&join(key, name)) {
-                let hint = match did_you_mean(name, names.keys().map(String::as_str)) {
-                    hint if hint.is_empty() && names.is_empty() => {
-                        "; there is none at all".to_owned()
-                    }
-                    hint if hint.is_empty() => format!("; there is {}", list()),
-                    hint => hint,
-                };
-                problems.error(path, format!("there is no {what} {name:?}{hint}"));
-            }
-            found
-        }
-        None => {
-            if !problems.has(&path) {
-                problems.error(
-                    path,
-                    format!("is missing: name a {what}, one of {}", list()),
-                );
-            }
-            None
-        }
+    let found = networks.get(name);
+    let table = join("network", name);
+    if found.is_none() && !problems.has(&table) {
+        let hint = match did_you_mean(name, networks.keys().map(String::as_str)) {
+            hint if !hint.is_empty() => hint,
+            _ if networks.is_empty() => format!("; add it as [{table}]"),
+            _ => format!("; there is {}", quoted(networks)),
+        };
+        problems.error(path, format!("there is no network {name:?}{hint}"));
     }
+    found
+}
+
+/// Finds a port group of a network, which must be there.
+fn port_group(
+    name: &str,
+    network_name: &str,
+    network: &config::Network,
+    path: &str,
+    problems: &mut Problems,
+) -> Option<PortVlan> {
+    let groups = &network.port_groups;
+    let found = groups.get(name).copied();
+    let tables = join(&join("network", network_name), "port_group");
+    if found.is_none() && !problems.has(&join(&tables, name)) && !problems.has(&tables) {
+        let hint = match did_you_mean(name, groups.keys().map(String::as_str)) {
+            hint if !hint.is_empty() => hint,
+            _ if groups.is_empty() => ", which has none".to_owned(),
+            _ => format!("; there is {}", quoted(groups)),
+        };
+        problems.error(
+            path,
+            format!("there is no port group {name:?} in network {network_name:?}{hint}"),
+        );
+    }
+    found
+}
+
+fn quoted<T>(names: &BTreeMap<String, T>) -> String {
+    names
+        .keys()
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Who uses a thing that only one can use.

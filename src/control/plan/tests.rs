@@ -150,6 +150,113 @@ fn what_does_not_fit_together_is_refused_by_its_path() {
 }
 
 #[test]
+fn long_lists_are_taken_as_far_as_an_option_can_be_sent() {
+    let routes = |count: usize| {
+        let routes: Vec<_> = (0..count)
+            .map(|n| format!("{{ to = \"10.{n}.0.0/16\", via = \"192.168.81.9\" }}"))
+            .collect();
+        let routes = routes.join(", ");
+        problems(&format!("{HOST_ONLY}dhcp.routes = [{routes}]\n"))
+    };
+    assert_eq!(routes(146), [""; 0]);
+    let dhcp = |key: &str, value: &str, count: usize| {
+        let list = vec![format!("{value:?}"); count].join(", ");
+        problems(&format!("{HOST_ONLY}dhcp.{key} = [{list}]\n"))
+    };
+    assert_eq!(dhcp("dns", "1.1.1.1", 256), [""; 0]);
+    assert_eq!(dhcp("search", "lab.example", 78), [""; 0]);
+    for problems in [
+        routes(147),
+        dhcp("dns", "1.1.1.1", 257),
+        dhcp("search", "lab.example", 79),
+    ] {
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+}
+
+#[test]
+fn problems_of_dhcp_are_reported_beside_those_of_the_network() {
+    let dhcp = "[network.a.dhcp]
+        lease = \"0s\"
+        search = [\"SEARCH\"]
+        [[network.a.dhcp.reservation]]
+        vm = \"nobody\"
+        ip = \"10.0.0.5\"
+        [[network.a.dhcp.reservation]]
+        mac = \"01:00:00:00:00:01\"
+        ip = \"10.0.0.5\"
+        [[network.a.dhcp.reservation]]
+        mac = \"02:00:00:00:00:01\"
+    "
+    .replace("SEARCH", &vec!["lab.example"; 79].join("\", \""));
+    let beside = [
+        "network.a.dhcp.lease: ",
+        "network.a.dhcp.search: ",
+        "network.a.dhcp.reservation[0].vm: ",
+        "network.a.dhcp.reservation[1].mac: ",
+        "network.a.dhcp.reservation[1].ip: ",
+        "network.a.dhcp.reservation[2].ip: ",
+    ];
+    for (outer, keys) in [
+        ("network.a.mode: ", "mode = \"odd\""),
+        ("network.a.mode: ", "subnet = \"10.0.0.0/24\""),
+        ("network.a.subnet: ", "mode = \"host-only\""),
+        (
+            "network.a.subnet: ",
+            "mode = \"isolated\"\nsubnet = \"10.0.0.0/30\"",
+        ),
+        ("network.a.dhcp: ", "mode = \"isolated\""),
+    ] {
+        let problems = problems(&format!("[network.a]\n{keys}\n{dhcp}"));
+        for path in beside.iter().chain([&outer]) {
+            let count = problems
+                .iter()
+                .filter(|problem| problem.starts_with(path))
+                .count();
+            assert_eq!(count, 1, "{path}\n{keys}\n{problems:#?}");
+        }
+        assert_eq!(problems.len(), beside.len() + 1, "{problems:#?}");
+    }
+}
+
+#[test]
+fn names_that_are_not_there_are_reported_once_and_in_words() {
+    let group = |groups: &str| {
+        problems(&format!(
+            "[network.a]\nmode = \"isolated\"\n{groups}\n[vm.x]\nnetwork = \"a\"\nport_group = \"a g\"\n"
+        ))
+    };
+    assert_eq!(
+        group(""),
+        ["vm.x.port_group: there is no port group \"a g\" in network \"a\", which has none"]
+    );
+    assert_eq!(
+        group("port_group.prod.vlan = 1"),
+        ["vm.x.port_group: there is no port group \"a g\" in network \"a\"; there is \"prod\""]
+    );
+    let refused = group("port_group.\"a g\".vlan = 1");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(
+        refused[0].starts_with("network.a.port_group.\"a g\": "),
+        "{refused:?}"
+    );
+    assert_eq!(
+        problems("[vm.x]\n"),
+        [
+            "vm.x.network: is missing, and there is no network to name: add a table such as [network.vmnet1]"
+        ]
+    );
+    assert_eq!(
+        problems("[vm.x]\nnetwork = \"a\"\n"),
+        ["vm.x.network: there is no network \"a\"; add it as [network.a]"]
+    );
+    assert_eq!(
+        problems(&format!("{HOST_ONLY}dhcp = \"yes\"\n")),
+        ["network.vmnet1.dhcp: must be true, false or a table"]
+    );
+}
+
+#[test]
 fn two_vms_with_one_address_are_refused() {
     let vm =
         |name: &str| format!("[vm.{name}]\nnetwork = \"vmnet1\"\nmac = \"52:54:00:00:00:01\"\n");
