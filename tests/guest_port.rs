@@ -660,6 +660,7 @@ fn a_connection_that_breaks_the_protocol_is_closed_and_the_next_one_works() {
             message(12, 0, &0u64.to_ne_bytes()),
             true,
         ),
+        ("a ring before any memory", message(9, 0, &[0; 40]), false),
         (
             "an announcement of nobody",
             message(SEND_RARP, 0, &[0; 8]),

@@ -27,6 +27,9 @@ use crate::ports::guest::Role;
 /// Something could not be had, and nothing was left behind; or the control socket broke.
 pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let start = "cannot start the daemon";
+    if let Err(error) = crate::ports::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays low, and with it the number of guests");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -76,6 +76,15 @@ pub enum OpenError {
     },
 }
 
+/// Lets the process open as many descriptors as it may at most. A guest takes a dozen and more.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    kernel::raise_descriptor_limit()
+}
+
 /// The state of a port, as it is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PortState {

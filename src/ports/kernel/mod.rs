@@ -154,6 +154,25 @@ fn set_tap_offloads(tun: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
+/// Lets the process open as many descriptors as it may at most: a guest takes a dozen and more, and the usual limit is
+/// for the sake of programs that cannot count beyond 1024.
+///
+/// # Errors
+///
+/// The kernel refuses.
+#[expect(unsafe_code, reason = "std cannot set a limit")]
+pub(in crate::ports) fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one structure, which is ours.
+    checked(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one structure, which is ours.
+    checked(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Tells whether there is something to read, without waiting for it.
 pub(in crate::ports) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     is_ready(fd, libc::POLLIN)
