@@ -18,8 +18,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
-
 use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
 use crate::net::offload::Capabilities;
@@ -27,9 +25,9 @@ use crate::net::switch::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{
-    self, Adapter, AdapterName, Looked, PacketBatch, PacketReceiver, PacketSocket,
+    self, Adapter, AdapterName, Link, Looked, PacketBatch, PacketReceiver, PacketSocket,
 };
-use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
+use crate::ports::{OpenError, Port, PortFault, PortStatus, Sent, Watcher};
 
 /// How often a link that is up is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -45,13 +43,11 @@ pub struct Spec {
 
 /// An open uplink.
 pub struct Packet {
-    interface: String,
     adapter: Adapter,
     socket: PacketSocket,
     /// The adapter that the socket is bound to; none while it is gone.
     bound: Option<i32>,
-    up: bool,
-    look_at: Option<Instant>,
+    link: Link,
     receiver: PacketReceiver,
     batch: PacketBatch,
 }
@@ -93,11 +89,9 @@ impl Packet {
             adapter,
             socket,
             bound: Some(index),
-            up: false,
-            look_at: None,
+            link: Link::new("link of the uplink", &interface),
             receiver,
             batch: PacketBatch::new(),
-            interface,
         };
         this.look();
         Ok(this)
@@ -105,14 +99,8 @@ impl Packet {
 
     /// Finds out whether the adapter is there and has a carrier.
     fn look(&mut self) {
-        let up = match self.look_for_adapter() {
-            Ok(up) => up,
-            Err(error) => {
-                debug!(interface = %self.interface, %error, "the uplink cannot be used");
-                false
-            }
-        };
-        self.set_up(up);
+        let found = self.look_for_adapter();
+        self.link.found(found);
     }
 
     fn look_for_adapter(&mut self) -> io::Result<bool> {
@@ -131,13 +119,6 @@ impl Packet {
         }
         let flags = self.adapter.flags()?;
         Ok(flags.up && flags.running)
-    }
-
-    fn set_up(&mut self, up: bool) {
-        if self.up != up {
-            info!(interface = %self.interface, "the link of the uplink is {}", if up { "up" } else { "down" });
-        }
-        self.up = up;
     }
 }
 
@@ -161,7 +142,7 @@ impl Port for Packet {
         match self.receiver.receive(&self.socket, burst, drops) {
             Ok(Looked::Done) => {
                 // Frames come in before the next look would tell that the link is back.
-                if !self.up && self.bound.is_some() && !burst.is_empty() {
+                if !self.link.is_up() && self.bound.is_some() && !burst.is_empty() {
                     self.look();
                 }
                 Ok(())
@@ -171,7 +152,7 @@ impl Port for Packet {
                 Ok(())
             }
             Err(source) => {
-                self.set_up(false);
+                self.link.set(false);
                 Err(PortFault::Device {
                     attempt: "taking frames off the uplink",
                     source,
@@ -190,11 +171,8 @@ impl Port for Packet {
         batch: &[Egress],
         drops: &mut Drops,
     ) -> Result<Sent, PortFault> {
-        if !self.up {
-            drops.count_many(
-                DropReason::PortDown,
-                u64::try_from(batch.len()).unwrap_or(u64::MAX),
-            );
+        if !self.link.is_up() {
+            Link::refuse(batch, drops);
             return Ok(Sent::default());
         }
         let mut sending = self.batch.start(&self.socket, burst);
@@ -222,30 +200,26 @@ impl Port for Packet {
     }
 
     fn status(&self) -> PortStatus {
-        let state = if self.up {
-            PortState::Up
-        } else {
-            PortState::Down
-        };
-        PortStatus {
-            state,
-            features: Vec::new(),
-        }
+        self.link.status()
     }
 
     fn is_up(&self) -> bool {
-        self.up
+        self.link.is_up()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.look_at
+        self.link.look_at()
     }
 
     fn handle_timeout(&mut self, now: Now) {
-        if self.look_at.is_some_and(|at| now.instant < at) {
-            return;
+        if self.link.is_due(now.instant) {
+            self.look();
+            let pause = if self.link.is_up() {
+                LOOK_UP
+            } else {
+                LOOK_DOWN
+            };
+            self.link.look_after(now.instant, pause);
         }
-        self.look();
-        self.look_at = Some(now.instant + if self.up { LOOK_UP } else { LOOK_DOWN });
     }
 }

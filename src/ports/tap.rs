@@ -15,17 +15,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
-use tracing::{debug, info};
-
 use crate::net::Now;
-use crate::net::drops::{DropReason, Drops};
+use crate::net::drops::Drops;
 use crate::net::switch::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
-use crate::ports::kernel::{self, Adapter, AdapterName, Looked, TapReceiver, TapSending};
-use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
+use crate::ports::kernel::{self, Adapter, AdapterName, Link, Looked, TapReceiver, TapSending};
+use crate::ports::{OpenError, Port, PortFault, PortStatus, Sent, Watcher};
 use crate::wire::ethernet::MacAddr;
+use ipnet::Ipv4Net;
 
 const DEVICE: &str = "/dev/net/tun";
 /// How often the device is looked at.
@@ -50,8 +48,7 @@ pub struct Tap {
     name: AdapterName,
     adapter: Adapter,
     tun: File,
-    up: bool,
-    look_at: Option<Instant>,
+    link: Link,
     receiver: TapReceiver,
     scratch: Scratch,
 }
@@ -90,8 +87,7 @@ impl Tap {
             name,
             adapter,
             tun,
-            up: false,
-            look_at: None,
+            link: Link::new("host adapter", &spec.name),
             receiver: TapReceiver::new().map_err(failed("reserve memory for the host adapter"))?,
             scratch: Scratch::default(),
         };
@@ -101,14 +97,8 @@ impl Tap {
 
     /// Finds out whether the device is there and up.
     fn look(&mut self) {
-        let up = match self.look_for_device() {
-            Ok(up) => up,
-            Err(error) => {
-                debug!(device = %self.spec.name, %error, "the host adapter cannot be used");
-                false
-            }
-        };
-        self.set_up(up);
+        let found = self.look_for_device();
+        self.link.found(found);
     }
 
     fn look_for_device(&self) -> io::Result<bool> {
@@ -119,13 +109,6 @@ impl Tap {
         kernel::attach_tap(self.tun.as_fd(), self.name)?;
         configure(&self.adapter, &self.spec)?;
         kernel::is_tap_up(self.tun.as_fd(), self.name)
-    }
-
-    fn set_up(&mut self, up: bool) {
-        if self.up != up {
-            info!(device = %self.spec.name, "the host adapter is {}", if up { "up" } else { "down" });
-        }
-        self.up = up;
     }
 }
 
@@ -174,17 +157,17 @@ impl Port for Tap {
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
         match self.receiver.receive(self.tun.as_fd(), burst, drops) {
             Ok(Looked::Done) => {
-                if !self.up && !burst.is_empty() {
+                if !self.link.is_up() && !burst.is_empty() {
                     self.look();
                 }
                 Ok(())
             }
             Ok(Looked::Down) => {
-                self.set_up(false);
+                self.link.set(false);
                 Ok(())
             }
             Err(source) => {
-                self.set_up(false);
+                self.link.set(false);
                 Err(PortFault::Device {
                     attempt: "reading frames from the host adapter",
                     source,
@@ -203,18 +186,15 @@ impl Port for Tap {
         batch: &[Egress],
         drops: &mut Drops,
     ) -> Result<Sent, PortFault> {
-        if !self.up {
-            drops.count_many(
-                DropReason::PortDown,
-                u64::try_from(batch.len()).unwrap_or(u64::MAX),
-            );
+        if !self.link.is_up() {
+            Link::refuse(batch, drops);
             return Ok(Sent::default());
         }
         let mut sending = TapSending::start(self.tun.as_fd());
         send_batch(&mut sending, burst, batch, &mut self.scratch, drops);
         let outcome = sending.finish();
         if outcome.down {
-            self.set_up(false);
+            self.link.set(false);
         }
         Ok(outcome.sent)
     }
@@ -224,30 +204,22 @@ impl Port for Tap {
     }
 
     fn status(&self) -> PortStatus {
-        let state = if self.up {
-            PortState::Up
-        } else {
-            PortState::Down
-        };
-        PortStatus {
-            state,
-            features: Vec::new(),
-        }
+        self.link.status()
     }
 
     fn is_up(&self) -> bool {
-        self.up
+        self.link.is_up()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.look_at
+        self.link.look_at()
     }
 
     fn handle_timeout(&mut self, now: Now) {
-        if self.look_at.is_some_and(|at| now.instant < at) {
-            return;
+        if self.link.is_due(now.instant) {
+            self.look();
+            let pause = LOOK;
+            self.link.look_after(now.instant, pause);
         }
-        self.look();
-        self.look_at = Some(now.instant + LOOK);
     }
 }

@@ -13,10 +13,12 @@ use self::adapter::Request;
 use crate::wire::virtio_net::HEADER_LEN;
 
 mod adapter;
+mod link;
 mod receive;
 mod send;
 
 pub(in crate::ports) use adapter::{Adapter, AdapterName};
+pub(in crate::ports) use link::Link;
 pub(in crate::ports) use receive::{Looked, PacketReceiver, TapReceiver};
 pub(in crate::ports) use send::{PacketBatch, TapSending};
 
