@@ -176,7 +176,7 @@ fn received(port: &mut dyn Port, drops: &mut Drops) -> Vec<(Vec<u8>, VirtioNetHe
         }
         for frame in burst.frames() {
             let mut bytes = Vec::new();
-            burst.copy_frame(frame, &mut bytes);
+            burst.copy_frame(frame, TagAction::Keep, &mut bytes);
             assert_eq!(bytes.len(), frame.head.frame_len as usize);
             frames.push((bytes, frame.head.offload));
         }

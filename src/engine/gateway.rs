@@ -10,7 +10,6 @@ use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::gateway::{Gateway, GatewayFrame, Replies};
 use crate::net::switch::Egress;
-use crate::net::vlan::TagAction;
 use crate::ports::burst::Burst;
 use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
@@ -124,15 +123,8 @@ impl Port for GatewayPort {
             if frame.head.offload.gso_type != GSO_NONE {
                 continue;
             }
-            if egress.action == TagAction::Keep {
-                burst.copy_frame(frame, &mut self.frame);
-            } else {
-                self.frame.clear();
-                self.frame
-                    .extend_from_slice(frame.head.with_tag(egress.action).bytes());
-                burst.gather(burst.body(frame), &mut self.frame);
-            }
-            let partial_checksum = frame.head.offload.needs_checksum();
+            let header = burst.copy_frame(frame, egress.action, &mut self.frame);
+            let partial_checksum = header.needs_checksum();
             let frame = GatewayFrame {
                 bytes: &self.frame,
                 partial_checksum,

@@ -7,6 +7,7 @@
 use std::ptr;
 
 use crate::net::frame::{HEAD_CAPACITY, Head};
+use crate::net::vlan::TagAction;
 use crate::wire::virtio_net::VirtioNetHeader;
 
 /// How many frames a burst holds at most.
@@ -203,7 +204,7 @@ impl Burst {
 
     /// Copies a body to the end of `out`.
     #[expect(unsafe_code, reason = "bodies are raw memory")]
-    pub fn gather(&self, body: &[Segment], out: &mut Vec<u8>) {
+    fn gather(&self, body: &[Segment], out: &mut Vec<u8>) {
         for segment in body {
             out.reserve(segment.len);
             let end = out.len();
@@ -216,11 +217,19 @@ impl Burst {
         }
     }
 
-    /// Copies a whole frame into memory of our own, replacing what `out` holds.
-    pub fn copy_frame(&self, frame: &Frame, out: &mut Vec<u8>) {
+    /// Copies a whole frame, its tag as it leaves, into memory of our own, replacing what `out` holds. Returns the
+    /// offload fields that fit the copy.
+    pub fn copy_frame(
+        &self,
+        frame: &Frame,
+        action: TagAction,
+        out: &mut Vec<u8>,
+    ) -> VirtioNetHeader {
+        let head = frame.head.with_tag(action);
         out.clear();
-        out.extend_from_slice(frame.head.bytes());
+        out.extend_from_slice(head.bytes());
         self.gather(self.body(frame), out);
+        head.offload
     }
 }
 
@@ -235,7 +244,7 @@ mod tests {
             let frame: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
             assert!(burst.push_owned(frame.clone(), VirtioNetHeader::default()));
             let mut out = vec![1, 2, 3];
-            burst.copy_frame(burst.frames().last().unwrap(), &mut out);
+            burst.copy_frame(burst.frames().last().unwrap(), TagAction::Keep, &mut out);
             assert_eq!(out, frame);
         }
         assert_eq!(burst.len(), 5);

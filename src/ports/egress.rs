@@ -75,13 +75,10 @@ fn send_finished<S: Sink>(
     action: TagAction,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    let head = frame.head.with_tag(action);
-    scratch.frame.clear();
-    scratch.frame.extend_from_slice(head.bytes());
-    burst.gather(burst.body(frame), &mut scratch.frame);
+    let header = burst.copy_frame(frame, action, &mut scratch.frame);
     offload::finish(
         &mut scratch.frame,
-        head.offload,
+        header,
         capabilities,
         |header, headers, payload| {
             if payload.is_empty() {

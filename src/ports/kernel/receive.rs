@@ -380,6 +380,7 @@ const PACKET_TYPE: usize = mem::offset_of!(libc::sockaddr_ll, sll_pkttype);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::vlan::TagAction;
 
     #[test]
     fn only_tcp_segmentation_and_checksum_flags_are_kept_of_a_header() {
@@ -474,7 +475,7 @@ mod tests {
                     panic!("one frame")
                 };
                 let mut out = Vec::new();
-                burst.copy_frame(only, &mut out);
+                burst.copy_frame(only, TagAction::Keep, &mut out);
                 let expected = [
                     &frame[..12],
                     tag.as_ref().map_or(&[][..], |tag| &tag[..]),
