@@ -7,7 +7,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use vmlan::net::fdb::Fdb;
 use vmlan::net::frame::Head;
 use vmlan::net::offload;
-use vmlan::net::switch::{Member, Outbox, PortId, Switch};
+use vmlan::net::port::PortId;
+use vmlan::net::switch::{Member, Outbox, Switch};
 use vmlan::net::vlan::{PortVlan, VlanId};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
 use vmlan::wire::virtio_net::VirtioNetHeader;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{Count, PortSnapshot};
 use crate::net::drops::Drops;
-use crate::net::switch::{PortId, Switch};
+use crate::net::port::PortId;
+use crate::net::switch::Switch;
 use crate::ports::{Port, PortFault};
 use crate::wire::ethernet::MacAddr;
 

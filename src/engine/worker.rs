@@ -24,7 +24,8 @@ use super::{Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, Snapshot, S
 use crate::net::Now;
 use crate::net::gateway::Gateway;
 use crate::net::offload;
-use crate::net::switch::{Member, Outbox, PortId, Switch};
+use crate::net::port::PortId;
+use crate::net::switch::{Member, Outbox, Switch};
 use crate::net::vlan::PortVlan;
 use crate::ports::burst::Burst;
 use crate::ports::{PortSpec, Watcher};
@@ -34,7 +35,7 @@ const EVENTS_EVERY: Duration = Duration::from_micros(20);
 /// How many new advisories of a network are logged at once.
 const LOGGED: usize = 10;
 /// The token of the descriptors that concern the worker itself.
-const OWN: u64 = u64::MAX;
+const OWN: u64 = u32::MAX as u64;
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
@@ -226,7 +227,9 @@ impl Worker {
                 Err(error) => panic!("epoll_wait on our own descriptor cannot fail: {error}"),
             };
             for event in &events[..count] {
-                match u16::try_from(event.data) {
+                let (token, change) = Watcher::read(event.data);
+                match u16::try_from(token) {
+                    Ok(port) if change => self.handle_event(PortId(port), now),
                     Ok(port) => self.heat(PortId(port)),
                     Err(_) => {
                         if self.handle_commands() {
@@ -257,6 +260,16 @@ impl Worker {
             }
             index += 1;
         }
+    }
+
+    /// Follows what a port has been told of.
+    fn handle_event(&mut self, port: PortId, now: Instant) {
+        let Some(slot) = self.slots.get_mut(port.index()) else {
+            return;
+        };
+        slot.port.handle_event();
+        let switch = &mut self.networks[slot.network].switch;
+        slot.follow_link(port, switch, now);
     }
 
     fn heat(&mut self, port: PortId) {

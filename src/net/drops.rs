@@ -20,6 +20,22 @@ pub enum DropReason {
     UnknownUnicast,
     /// The destination is the port that the frame came from.
     SamePort,
+    /// The source is not the port's own address, and the port may use no other.
+    ForgedSource,
+    /// The destination is one that no bridge passes on (IEEE 802.1Q, table 8-1).
+    ReservedAddress,
+    /// From an uplink that does not carry the receiver.
+    ReverseFilter,
+    /// To the outside, and no uplink can carry it.
+    NoUplink,
+    /// Between ports that are isolated from each other, or by the rules of a private VLAN.
+    Isolated,
+    /// More broadcast, multicast or unknown unicast than the port may send.
+    StormControl,
+    /// From a DHCP server at a port that may not be one.
+    DhcpGuard,
+    /// A router advertisement from a port that may not be a router (RFC 6105).
+    RaGuard,
     /// The offload fields do not describe the frame.
     BadOffload,
     /// The receiver had no buffer free.
@@ -34,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::Runt,
         Self::TooBig,
         Self::BadSource,
@@ -43,6 +59,14 @@ impl DropReason {
         Self::VlanNotAllowed,
         Self::UnknownUnicast,
         Self::SamePort,
+        Self::ForgedSource,
+        Self::ReservedAddress,
+        Self::ReverseFilter,
+        Self::NoUplink,
+        Self::Isolated,
+        Self::StormControl,
+        Self::DhcpGuard,
+        Self::RaGuard,
         Self::BadOffload,
         Self::NoBuffer,
         Self::BufferTooSmall,
@@ -61,6 +85,14 @@ impl DropReason {
             Self::VlanNotAllowed => "vlan_not_allowed",
             Self::UnknownUnicast => "unknown_unicast",
             Self::SamePort => "same_port",
+            Self::ForgedSource => "forged_source",
+            Self::ReservedAddress => "reserved_address",
+            Self::ReverseFilter => "reverse_filter",
+            Self::NoUplink => "no_uplink",
+            Self::Isolated => "isolated",
+            Self::StormControl => "storm_control",
+            Self::DhcpGuard => "dhcp_guard",
+            Self::RaGuard => "ra_guard",
             Self::BadOffload => "bad_offload",
             Self::NoBuffer => "no_buffer",
             Self::BufferTooSmall => "buffer_too_small",

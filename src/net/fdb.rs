@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::net::switch::PortId;
+use crate::net::port::PortId;
 use crate::net::vlan::Domain;
 use crate::wire::ethernet::MacAddr;
 

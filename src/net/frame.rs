@@ -45,6 +45,19 @@ pub struct Parsed {
     pub tag: Tag,
     /// Whether another tag follows it, or a service tag (802.1ad) stands in its place.
     pub stacked: bool,
+    /// The EtherType behind the outer tag; that of a tag where the frame is stacked.
+    pub ethertype: u16,
+}
+
+impl Parsed {
+    /// Where what the EtherType names begins.
+    #[inline]
+    pub const fn payload_at(&self) -> usize {
+        match self.tag {
+            Tag::Untagged => HEADER_LEN,
+            Tag::Tagged(_) => HEADER_LEN + TAG_LEN,
+        }
+    }
 }
 
 impl Head {
@@ -88,21 +101,14 @@ impl Head {
         if bytes.len() < HEADER_LEN {
             return Err(DropReason::Runt);
         }
-        let mut stacked = false;
-        let tag = match be16(bytes, 12) {
-            Some(ETHERTYPE_VLAN) => {
-                if bytes.len() < HEADER_LEN + TAG_LEN {
-                    return Err(DropReason::Runt);
-                }
-                stacked = matches!(be16(bytes, 16), Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE));
-                Tag::Tagged(Tci(u16::from_be_bytes([bytes[14], bytes[15]])))
-            }
-            Some(ETHERTYPE_SERVICE) => {
-                stacked = true;
-                Tag::Untagged
-            }
-            _ => Tag::Untagged,
+        let mut ethertype = u16::from_be_bytes([bytes[12], bytes[13]]);
+        let tag = if ethertype == ETHERTYPE_VLAN {
+            ethertype = be16(bytes, 16).ok_or(DropReason::Runt)?;
+            Tag::Tagged(Tci(u16::from_be_bytes([bytes[14], bytes[15]])))
+        } else {
+            Tag::Untagged
         };
+        let stacked = ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE;
         let [a, b, c, d, e, f, g, h, i, j, k, l] =
             *bytes.first_chunk::<12>().ok_or(DropReason::Runt)?;
         Ok(Parsed {
@@ -110,6 +116,7 @@ impl Head {
             src: MacAddr([g, h, i, j, k, l]),
             tag,
             stacked,
+            ethertype,
         })
     }
 

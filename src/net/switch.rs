@@ -16,19 +16,9 @@ use std::time::Instant;
 use crate::net::drops::DropReason;
 use crate::net::fdb::{Fdb, FdbRow, Key, Learned};
 use crate::net::frame::Parsed;
+use crate::net::port::PortId;
 use crate::net::vlan::{Domain, PortVlan, Tag, TagAction};
 use crate::wire::ethernet::MacAddr;
-
-/// A port of the engine, whatever its network.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PortId(pub u16);
-
-impl PortId {
-    /// Returns the number as an index.
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// One frame of a burst that is to leave through a port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -187,6 +177,7 @@ impl Switch {
             src,
             tag,
             stacked,
+            ..
         } = parsed;
         let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
             return Err(DropReason::PortDown);

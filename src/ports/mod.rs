@@ -128,6 +128,15 @@ pub struct Sent {
     pub bytes: u64,
 }
 
+/// What a physical adapter says of itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AdapterFacts {
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// Its speed in bits a second, where it tells.
+    pub speed: Option<u64>,
+}
+
 /// Where frames come from and go to. A worker owns its ports; nothing here blocks.
 pub trait Port: Send {
     /// Registers the descriptors that wake the worker for this port. The port keeps the watcher where its
@@ -178,6 +187,18 @@ pub trait Port: Send {
     /// Whether frames can be handed to this port.
     fn is_up(&self) -> bool;
 
+    /// What the adapter behind this port says of itself, if there is one and it is there.
+    fn adapter(&self) -> Option<AdapterFacts> {
+        None
+    }
+
+    /// Looks at what a descriptor that [`Watcher::add_event`] registered has to tell; the worker asks for the
+    /// state afterwards.
+    fn handle_event(&mut self) {}
+
+    /// Sets the link towards the peer up or down, where the peer can be told.
+    fn set_link(&mut self, _up: bool) {}
+
     /// How long the worker keeps looking here without finding anything before it asks to be woken.
     fn poll_time(&self) -> Duration {
         Duration::ZERO
@@ -208,7 +229,10 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Registers with the epoll instance `epoll` under `token`.
+    /// The bit that tells a change from frames.
+    const EVENT: u64 = 1 << 32;
+
+    /// Registers with the epoll instance `epoll` under `token`, which has at most 32 bits.
     pub const fn new(epoll: RawFd, token: u64) -> Self {
         Self { epoll, token }
     }
@@ -219,7 +243,26 @@ impl Watcher {
     ///
     /// The kernel refuses.
     pub fn add(&self, descriptor: RawFd) -> io::Result<()> {
-        let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLET, self.token);
+        self.register(descriptor, self.token)
+    }
+
+    /// Starts to watch a descriptor that tells of changes and brings no frames: [`Port::handle_event`] is called when
+    /// it becomes readable, also while the worker looks at the port by itself.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn add_event(&self, descriptor: RawFd) -> io::Result<()> {
+        self.register(descriptor, self.token | Self::EVENT)
+    }
+
+    /// Takes a token apart: the port's, and whether it stands for a change.
+    pub const fn read(token: u64) -> (u64, bool) {
+        (token & !Self::EVENT, token & Self::EVENT != 0)
+    }
+
+    fn register(&self, descriptor: RawFd, token: u64) -> io::Result<()> {
+        let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLET, token);
         epoll::ctl(
             self.epoll,
             epoll::ControlOptions::EPOLL_CTL_ADD,
