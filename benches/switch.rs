@@ -27,8 +27,9 @@ fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
         switch.add(
             port,
             Member {
-                vlan,
+                vlan: vlan.clone(),
                 uplink: false,
+                ..Member::default()
             },
         );
         switch.set_up(port, true);

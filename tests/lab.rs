@@ -22,6 +22,7 @@ fn access(vlan: u16) -> Member {
     Member {
         vlan: PortVlan::Access(VlanId::new(vlan).unwrap()),
         uplink: false,
+        ..Member::default()
     }
 }
 
@@ -29,6 +30,7 @@ fn untagged() -> Member {
     Member {
         vlan: PortVlan::Untagged,
         uplink: false,
+        ..Member::default()
     }
 }
 
@@ -36,6 +38,7 @@ fn all() -> Member {
     Member {
         vlan: PortVlan::All,
         uplink: false,
+        ..Member::default()
     }
 }
 
@@ -43,6 +46,7 @@ fn uplink() -> Member {
     Member {
         vlan: PortVlan::All,
         uplink: true,
+        ..Member::default()
     }
 }
 

@@ -168,7 +168,7 @@ proptest! {
                 None if *vlan == 0 => PortVlan::Untagged,
                 None => PortVlan::All,
             };
-            switch.add(PortId(id), Member { vlan: port_vlan, uplink: *uplink });
+            switch.add(PortId(id), Member { vlan: port_vlan, uplink: *uplink, ..Member::default() });
             switch.set_up(PortId(id), true);
             outbox.reserve(PortId(id));
             naive.ports.push((*vlan, *uplink, true));

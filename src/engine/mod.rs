@@ -15,8 +15,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::worker::{Command, Worker};
-use crate::net::vlan::PortVlan;
-use crate::net::{dhcp, gateway as net_gateway};
+use crate::net::switch::Member;
+use crate::net::vlan::PrivateVlans;
+use crate::net::{dhcp, gateway as net_gateway, team};
 use crate::ports::{PortSpec, PortState};
 use crate::wire::ethernet::MacAddr;
 
@@ -45,6 +46,12 @@ pub struct NetworkSpec {
     pub gateway: Option<net_gateway::Spec>,
     /// The ports, the gateway's aside.
     pub ports: Vec<NetworkPort>,
+    /// The team of its uplinks, where it has some; the uplinks are among the ports.
+    pub team: Option<team::Spec>,
+    /// The secondary VLANs of its private VLANs, each with its primary.
+    pub private_vlans: PrivateVlans,
+    /// Whether multicast goes to those ports only that asked for it, where somebody queries them.
+    pub snooping: bool,
 }
 
 /// One port of a network.
@@ -54,8 +61,10 @@ pub struct NetworkPort {
     pub name: String,
     /// The port group's name, if it is in one.
     pub port_group: Option<String>,
-    /// The VLANs it carries.
-    pub vlan: PortVlan,
+    /// What the switch knows about it.
+    pub member: Member,
+    /// Whether its link goes down while no uplink can carry it.
+    pub follow_uplinks: bool,
     /// What it is.
     pub port: PortSpec,
 }

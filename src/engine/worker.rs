@@ -26,9 +26,8 @@ use crate::net::gateway::Gateway;
 use crate::net::offload;
 use crate::net::port::PortId;
 use crate::net::switch::{Member, Outbox, Switch};
-use crate::net::vlan::PortVlan;
+use crate::ports::Watcher;
 use crate::ports::burst::Burst;
-use crate::ports::{PortSpec, Watcher};
 
 /// How often epoll is asked while a port is hot.
 const EVENTS_EVERY: Duration = Duration::from_micros(20);
@@ -146,20 +145,13 @@ impl Worker {
                 port: member.name.clone(),
                 source,
             })?;
-            let uplink = matches!(member.port, PortSpec::Packet(_));
             let slot = Slot::new(member.name, member.port.kind(), index, port, now.instant);
             let slot = Slot {
                 port_group: member.port_group,
-                mac: member.port.mac(),
+                mac: member.member.mac,
                 ..slot
             };
-            self.add(
-                slot,
-                Member {
-                    vlan: member.vlan,
-                    uplink,
-                },
-            )?;
+            self.add(slot, member.member)?;
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
@@ -179,8 +171,8 @@ impl Worker {
             self.add(
                 slot,
                 Member {
-                    vlan: PortVlan::Untagged,
-                    uplink: false,
+                    mac: Some(mac),
+                    ..Member::default()
                 },
             )?;
         }

@@ -11,9 +11,14 @@ pub mod drops;
 pub mod fdb;
 pub mod frame;
 pub mod gateway;
+pub mod guard;
+pub mod neighbours;
 pub mod offload;
 pub mod port;
+pub mod security;
+pub mod storm;
 pub mod switch;
+pub mod team;
 pub mod vlan;
 
 /// The present, as the engine read it: for intervals and for what is kept on disk.

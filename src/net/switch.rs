@@ -16,8 +16,11 @@ use std::time::Instant;
 use crate::net::drops::DropReason;
 use crate::net::fdb::{Fdb, FdbRow, Key, Learned};
 use crate::net::frame::Parsed;
+use crate::net::guard::Guards;
 use crate::net::port::PortId;
-use crate::net::vlan::{Domain, PortVlan, Tag, TagAction};
+use crate::net::security::Security;
+use crate::net::storm;
+use crate::net::vlan::{Domain, PortVlan, PrivateVlans, Tag, TagAction};
 use crate::wire::ethernet::MacAddr;
 
 /// One frame of a burst that is to leave through a port.
@@ -65,12 +68,26 @@ impl Outbox {
 }
 
 /// What the switch knows about a port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Member {
     /// The VLANs it carries.
     pub vlan: PortVlan,
     /// Whether the outside world is behind it.
     pub uplink: bool,
+    /// The address that belongs to it, if one does.
+    pub mac: Option<MacAddr>,
+    /// What it may do with other addresses; without an address of its own, everything.
+    pub security: Security,
+    /// What it may not send.
+    pub guards: Guards,
+    /// How much of what goes to many it may send.
+    pub storm: storm::Limits,
+    /// Whether it is kept from other ports that are isolated.
+    pub isolated: bool,
+    /// Whether frames pass that have a tag behind their tag, or an 802.1ad service tag.
+    pub service_tags: bool,
+    /// Which policy of the team says what carries it.
+    pub policy: usize,
 }
 
 #[derive(Debug)]
@@ -87,6 +104,7 @@ pub struct Switch {
     slots: Vec<Option<Slot>>,
     members: Vec<PortId>,
     fdb: Fdb,
+    private: PrivateVlans,
     /// The last destination, what it was found to be, and the table's generation and second then.
     recent: (Key, Option<PortId>, u64, u32),
     swept: Instant,
@@ -100,6 +118,7 @@ impl Switch {
             slots: Vec::new(),
             members: Vec::new(),
             fdb: Fdb::new(now),
+            private: PrivateVlans::default(),
             recent: (nowhere, None, u64::MAX, 0),
             swept: now,
         }
@@ -120,9 +139,9 @@ impl Switch {
 
     /// Ties an address to a port for good, in the domain of the port's untagged frames.
     pub fn fix(&mut self, port: PortId, mac: MacAddr) {
-        let vlan = self.slot(port).map(|slot| slot.member.vlan);
-        if let Some(Ok(domain)) = vlan.map(|vlan| vlan.classify(Tag::Untagged)) {
-            self.fdb.fix(Key::new(domain, mac), port);
+        let vlan = self.slot(port).map(|slot| &slot.member.vlan);
+        if let Some(Ok(class)) = vlan.map(|vlan| vlan.classify(Tag::Untagged, &self.private)) {
+            self.fdb.fix(Key::new(class.domain, mac), port);
         }
     }
 
@@ -185,9 +204,9 @@ impl Switch {
         if !src.is_station() {
             return Err(DropReason::BadSource);
         }
-        let domain = slot.member.vlan.classify(tag)?;
+        let domain = slot.member.vlan.classify(tag, &self.private)?.domain;
         // Behind the tag that a switch takes off, another would say where the frame really goes.
-        if stacked && slot.member.vlan != PortVlan::All {
+        if stacked && !slot.member.service_tags && !slot.member.uplink {
             return Err(DropReason::VlanNotAllowed);
         }
         let uplink = slot.member.uplink;
@@ -264,7 +283,7 @@ impl Switch {
         let action = slot
             .member
             .vlan
-            .egress(domain, tag)
+            .egress(domain.into(), tag)
             .ok_or(DropReason::VlanNotAllowed)?;
         out.push(port, Egress { frame, action });
         Ok(())
@@ -279,7 +298,7 @@ impl Switch {
             if *port == ingress || !slot.up || (from_uplink && slot.member.uplink) {
                 continue;
             }
-            if let Some(action) = slot.member.vlan.egress(domain, tag) {
+            if let Some(action) = slot.member.vlan.egress(domain.into(), tag) {
                 out.push(*port, Egress { frame, action });
             }
         }

@@ -1,6 +1,14 @@
 //! VLAN membership of ports (IEEE 802.1Q): which frames a port may bring, and in which form it gets them.
+//!
+//! # Theory of operation
+//!
+//! A frame that comes in is put into a [`Class`]: the domain in which its addresses are looked up, and the number under
+//! which it travels where it is tagged. Both are the same but in a private VLAN (RFC 5517): its ports share the domain of the primary
+//! VLAN, and what isolated and community ports send travels under the number of their secondary VLAN, so that every
+//! switch on the way knows from which kind of port it came.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::net::drops::DropReason;
 use crate::wire::ethernet::Tci;
@@ -26,6 +34,58 @@ impl VlanId {
     }
 }
 
+/// A set of VLANs, asked in a step.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VlanSet(Box<[u64; 64]>);
+
+impl Default for VlanSet {
+    fn default() -> Self {
+        Self(Box::new([0; 64]))
+    }
+}
+
+impl VlanSet {
+    /// Adds a VLAN; tells whether it is new.
+    pub fn insert(&mut self, vlan: VlanId) -> bool {
+        let (word, bit) = Self::place(vlan.number());
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+
+    /// Tells whether a VLAN is among them.
+    pub fn contains(&self, vlan: VlanId) -> bool {
+        let (word, bit) = Self::place(vlan.number());
+        self.0[word] & bit != 0
+    }
+
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// The VLANs in their order.
+    pub fn iter(&self) -> impl Iterator<Item = VlanId> + '_ {
+        (1..=4094)
+            .filter_map(VlanId::new)
+            .filter(|vlan| self.contains(*vlan))
+    }
+
+    const fn place(number: u16) -> (usize, u64) {
+        ((number >> 6) as usize, 1 << (number & 63))
+    }
+}
+
+impl FromIterator<VlanId> for VlanSet {
+    fn from_iter<I: IntoIterator<Item = VlanId>>(vlans: I) -> Self {
+        let mut set = Self::default();
+        for vlan in vlans {
+            set.insert(vlan);
+        }
+        set
+    }
+}
+
 /// One broadcast domain of a network: the untagged one, or a VLAN.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Domain(u16);
@@ -46,6 +106,24 @@ impl From<VlanId> for Domain {
     }
 }
 
+/// Where a frame belongs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Class {
+    /// The domain in which its addresses are looked up.
+    pub domain: Domain,
+    /// The domain under whose number it travels where it is tagged: another one only in a private VLAN, the secondary.
+    pub wire: Domain,
+}
+
+impl From<Domain> for Class {
+    fn from(domain: Domain) -> Self {
+        Self {
+            domain,
+            wire: domain,
+        }
+    }
+}
+
 /// The VLAN tag a frame arrived with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tag {
@@ -56,14 +134,73 @@ pub enum Tag {
 }
 
 /// Which VLANs a port carries, and how.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum PortVlan {
     /// The untagged domain only (ESXi's VLAN 0).
+    #[default]
     Untagged,
     /// One VLAN, untagged towards the port (ESXi's virtual switch tagging).
     Access(VlanId),
     /// Every VLAN with its tag, and the untagged domain without (ESXi's virtual guest tagging, and uplinks).
     All,
+    /// Some VLANs with their tags, and at most one domain without.
+    Trunk(Arc<Trunk>),
+    /// A port of a private VLAN, untagged towards the port.
+    Private(PrivatePort),
+}
+
+/// What a trunk or hybrid port carries.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trunk {
+    /// The VLANs that travel with their tags.
+    pub tagged: VlanSet,
+    /// The domain that travels untagged, if one does; not among the tagged.
+    pub untagged: Option<Domain>,
+}
+
+/// A port's place in a private VLAN (RFC 5517).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PrivatePort {
+    /// The primary VLAN.
+    pub primary: VlanId,
+    /// With whom the port talks.
+    pub role: PrivateRole,
+}
+
+/// With whom a port of a private VLAN talks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PrivateRole {
+    /// With every port of the private VLAN.
+    Promiscuous,
+    /// With promiscuous ports only.
+    Isolated(VlanId),
+    /// With promiscuous ports, and those of the same secondary VLAN.
+    Community(VlanId),
+}
+
+/// The secondary VLANs of a network, each with its primary.
+#[derive(Clone, Debug, Default)]
+pub struct PrivateVlans(Option<Box<[u16; 4096]>>);
+
+impl PrivateVlans {
+    /// Notes that `secondary` belongs to `primary`.
+    pub fn insert(&mut self, secondary: VlanId, primary: VlanId) {
+        let map = self.0.get_or_insert_with(|| Box::new([0; 4096]));
+        map[usize::from(secondary.number())] = primary.number();
+    }
+
+    /// Returns where a frame with the tag of this VLAN belongs.
+    #[inline]
+    fn class(&self, vlan: VlanId) -> Class {
+        let wire = Domain::from(vlan);
+        match &self.0 {
+            Some(map) if map[usize::from(vlan.number())] != 0 => Class {
+                domain: Domain(map[usize::from(vlan.number())]),
+                wire,
+            },
+            Some(_) | None => wire.into(),
+        }
+    }
 }
 
 /// What becomes of a frame's tag on the way out of a port.
@@ -80,43 +217,106 @@ pub enum TagAction {
 }
 
 impl PortVlan {
-    /// Returns the domain that an ingress frame belongs to.
+    /// Returns where an ingress frame belongs.
     ///
     /// # Errors
     ///
     /// The port does not carry the VLAN of the frame's tag, or the tag is the reserved 4095.
-    pub fn classify(self, tag: Tag) -> Result<Domain, DropReason> {
+    #[inline]
+    pub fn classify(&self, tag: Tag, private: &PrivateVlans) -> Result<Class, DropReason> {
         let vid = match tag {
             Tag::Untagged => 0,
             Tag::Tagged(tci) => tci.vid(),
         };
-        match (self, VlanId::new(vid)) {
-            (Self::Untagged | Self::All, None) if vid == 0 => Ok(Domain::UNTAGGED),
-            (Self::Access(vlan), None) if vid == 0 => Ok(vlan.into()),
-            (Self::All, Some(vlan)) => Ok(vlan.into()),
+        let vlan = VlanId::new(vid);
+        match (self, vlan) {
+            (Self::Untagged | Self::All, None) if vid == 0 => Ok(Domain::UNTAGGED.into()),
+            (Self::Access(vlan), None) if vid == 0 => Ok(Domain::from(*vlan).into()),
+            (Self::Private(port), None) if vid == 0 => Ok(port.class()),
+            (Self::Trunk(trunk), None) if vid == 0 => match trunk.untagged {
+                Some(domain) => Ok(domain.into()),
+                None => Err(DropReason::VlanNotAllowed),
+            },
+            (Self::All, Some(vlan)) => Ok(private.class(vlan)),
+            (Self::Trunk(trunk), Some(vlan)) if trunk.tagged.contains(vlan) => {
+                Ok(private.class(vlan))
+            }
             _ => Err(DropReason::VlanNotAllowed),
         }
     }
 
-    /// Returns what is to be done to the tag of a frame of `domain` that leaves through this port;
-    /// `None` where the port does not carry the domain.
+    /// Returns what is to be done to the tag of a frame of `class` that leaves through this port;
+    /// `None` where the port does not carry it.
     ///
     /// The priority of a tag survives where the port's frames are tagged.
-    pub fn egress(self, domain: Domain, tag: Tag) -> Option<TagAction> {
+    #[inline]
+    pub fn egress(&self, class: Class, tag: Tag) -> Option<TagAction> {
         let untagged = match tag {
             Tag::Untagged => TagAction::Keep,
             Tag::Tagged(_) => TagAction::Strip,
         };
         match self {
-            Self::Untagged => (domain == Domain::UNTAGGED).then_some(untagged),
-            Self::Access(vlan) => (domain == Domain::from(vlan)).then_some(untagged),
-            Self::All if domain == Domain::UNTAGGED => Some(TagAction::Keep),
-            Self::All => Some(match tag {
-                Tag::Untagged => TagAction::Insert(Tci(domain.number())),
-                Tag::Tagged(tci) if tci.vid() == domain.number() => TagAction::Keep,
-                Tag::Tagged(tci) => TagAction::Replace(tci.with_vid(domain.number())),
-            }),
+            Self::Untagged => (class.domain == Domain::UNTAGGED).then_some(untagged),
+            Self::Access(vlan) => (class.domain == Domain::from(*vlan)).then_some(untagged),
+            Self::Private(port) => port.hears(class).then_some(untagged),
+            Self::All if class.wire == Domain::UNTAGGED => Some(TagAction::Keep),
+            Self::All => Some(tagged(class.wire, tag)),
+            Self::Trunk(trunk) if trunk.untagged == Some(class.wire) => Some(untagged),
+            Self::Trunk(trunk) => VlanId::new(class.wire.number())
+                .filter(|vlan| trunk.tagged.contains(*vlan))
+                .map(|_| tagged(class.wire, tag)),
         }
+    }
+
+    /// Tells whether the port carries several domains, so that no single one is its own.
+    pub const fn is_trunk(&self) -> bool {
+        matches!(self, Self::All | Self::Trunk(_))
+    }
+
+    /// Tells whether the port carries frames that travel under the number of `wire`.
+    pub fn carries(&self, wire: Domain) -> bool {
+        match self {
+            Self::Untagged => wire == Domain::UNTAGGED,
+            Self::Access(vlan) => wire == Domain::from(*vlan),
+            Self::All => true,
+            Self::Trunk(trunk) => {
+                trunk.untagged == Some(wire)
+                    || VlanId::new(wire.number()).is_some_and(|vlan| trunk.tagged.contains(vlan))
+            }
+            Self::Private(port) => wire == port.class().wire || wire == Domain::from(port.primary),
+        }
+    }
+}
+
+impl PrivatePort {
+    fn class(self) -> Class {
+        let wire = match self.role {
+            PrivateRole::Promiscuous => self.primary,
+            PrivateRole::Isolated(secondary) | PrivateRole::Community(secondary) => secondary,
+        };
+        Class {
+            domain: self.primary.into(),
+            wire: wire.into(),
+        }
+    }
+
+    /// Tells whether the port hears frames of a class.
+    fn hears(self, class: Class) -> bool {
+        let from_promiscuous = class.wire == class.domain;
+        class.domain == Domain::from(self.primary)
+            && match self.role {
+                PrivateRole::Promiscuous => true,
+                PrivateRole::Isolated(_) => from_promiscuous,
+                PrivateRole::Community(own) => from_promiscuous || class.wire == Domain::from(own),
+            }
+    }
+}
+
+fn tagged(wire: Domain, tag: Tag) -> TagAction {
+    match tag {
+        Tag::Untagged => TagAction::Insert(Tci(wire.number())),
+        Tag::Tagged(tci) if tci.vid() == wire.number() => TagAction::Keep,
+        Tag::Tagged(tci) => TagAction::Replace(tci.with_vid(wire.number())),
     }
 }
 
@@ -128,31 +328,77 @@ mod tests {
         VlanId::new(number).unwrap()
     }
 
+    fn domain(number: u16) -> Domain {
+        match VlanId::new(number) {
+            Some(vlan) => vlan.into(),
+            None => Domain::UNTAGGED,
+        }
+    }
+
+    fn class(number: u16) -> Class {
+        domain(number).into()
+    }
+
+    fn trunk(tagged: &[u16], untagged: Option<u16>) -> PortVlan {
+        PortVlan::Trunk(Arc::new(Trunk {
+            tagged: tagged.iter().map(|number| vlan(*number)).collect(),
+            untagged: untagged.map(domain),
+        }))
+    }
+
+    fn private(role: PrivateRole) -> PortVlan {
+        PortVlan::Private(PrivatePort {
+            primary: vlan(100),
+            role,
+        })
+    }
+
+    /// VLAN 100 with the secondary VLANs 101, 102 and 103.
+    fn of_100() -> PrivateVlans {
+        let mut private = PrivateVlans::default();
+        for secondary in [101, 102, 103] {
+            private.insert(vlan(secondary), vlan(100));
+        }
+        private
+    }
+
     #[test]
     fn only_1_to_4094_name_a_vlan() {
         assert_eq!(VlanId::new(0), None);
         assert_eq!(VlanId::new(4095), None);
-        assert_eq!(vlan(1).number(), 1);
-        assert_eq!(vlan(4094).number(), 4094);
+        assert_eq!(VlanId::new(4096), None);
+        assert_eq!([1, 4094].map(|number| vlan(number).number()), [1, 4094]);
     }
 
     #[test]
-    fn every_kind_of_port_classifies_every_kind_of_tag() {
-        let (untagged, priority, ten, reserved) = (
+    fn a_set_holds_what_was_put_into_it() {
+        let set: VlanSet = [1, 63, 64, 4094].map(vlan).into_iter().collect();
+        let held: Vec<_> = set.iter().map(VlanId::number).collect();
+        assert_eq!(held, [1, 63, 64, 4094]);
+        assert!(!set.is_empty() && VlanSet::default().is_empty());
+        assert!(!set.clone().insert(vlan(64)) && set.clone().insert(vlan(65)));
+    }
+
+    #[test]
+    fn a_frame_belongs_to_the_vlan_of_its_tag_where_the_port_carries_it() {
+        let tags = [
             Tag::Untagged,
             Tag::Tagged(Tci(0xe000)),
             Tag::Tagged(Tci(10)),
             Tag::Tagged(Tci(4095)),
-        );
+        ];
         let none = Err(DropReason::VlanNotAllowed);
-        let (native, of_ten) = (Ok(Domain::UNTAGGED), Ok(Domain::from(vlan(10))));
+        let (native, of_ten, of_five) = (Ok(class(0)), Ok(class(10)), Ok(class(5)));
         for (port, expected) in [
             (PortVlan::Untagged, [native, native, none, none]),
             (PortVlan::Access(vlan(10)), [of_ten, of_ten, none, none]),
             (PortVlan::All, [native, native, of_ten, none]),
+            (trunk(&[10, 11], Some(5)), [of_five, of_five, of_ten, none]),
+            (trunk(&[10], Some(0)), [native, native, of_ten, none]),
+            (trunk(&[11], None), [none, none, none, none]),
         ] {
             assert_eq!(
-                [untagged, priority, ten, reserved].map(|tag| port.classify(tag)),
+                tags.map(|tag| port.classify(tag, &PrivateVlans::default())),
                 expected,
                 "{port:?}"
             );
@@ -161,36 +407,105 @@ mod tests {
 
     #[test]
     fn tags_leave_in_the_form_that_the_port_wants() {
-        let ten = Domain::from(vlan(10));
         let tagged = Tag::Tagged(Tci(0x600a));
         let priority = Tag::Tagged(Tci(0x6000));
-        assert_eq!(PortVlan::Untagged.egress(ten, tagged), None);
-        assert_eq!(PortVlan::Access(vlan(11)).egress(ten, tagged), None);
+        for (port, number, tag, expected) in [
+            (PortVlan::Untagged, 10, tagged, None),
+            (PortVlan::Untagged, 0, priority, Some(TagAction::Strip)),
+            (PortVlan::Access(vlan(11)), 10, tagged, None),
+            (
+                PortVlan::Access(vlan(10)),
+                10,
+                tagged,
+                Some(TagAction::Strip),
+            ),
+            (
+                PortVlan::Access(vlan(10)),
+                10,
+                Tag::Untagged,
+                Some(TagAction::Keep),
+            ),
+            (
+                PortVlan::All,
+                10,
+                Tag::Untagged,
+                Some(TagAction::Insert(Tci(10))),
+            ),
+            (PortVlan::All, 10, tagged, Some(TagAction::Keep)),
+            // The priority is preserved.
+            (
+                PortVlan::All,
+                10,
+                priority,
+                Some(TagAction::Replace(Tci(0x600a))),
+            ),
+            (PortVlan::All, 0, priority, Some(TagAction::Keep)),
+            (trunk(&[10], Some(5)), 10, tagged, Some(TagAction::Keep)),
+            (
+                trunk(&[10], Some(5)),
+                10,
+                priority,
+                Some(TagAction::Replace(Tci(0x600a))),
+            ),
+            (trunk(&[10], Some(5)), 5, tagged, Some(TagAction::Strip)),
+            (
+                trunk(&[10], Some(5)),
+                5,
+                Tag::Untagged,
+                Some(TagAction::Keep),
+            ),
+            (trunk(&[10], Some(5)), 0, Tag::Untagged, None),
+            (trunk(&[10], None), 11, tagged, None),
+        ] {
+            assert_eq!(
+                port.egress(class(number), tag),
+                expected,
+                "{port:?} {number} {tag:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn ports_of_a_private_vlan_hear_whom_their_role_lets_them_hear() {
+        let promiscuous = private(PrivateRole::Promiscuous);
+        let isolated = private(PrivateRole::Isolated(vlan(101)));
+        let community = private(PrivateRole::Community(vlan(102)));
+        let other = private(PrivateRole::Community(vlan(103)));
+        let outsider = PortVlan::Access(vlan(10));
+        let ports = [&promiscuous, &isolated, &community, &other, &outsider];
+        for (from, expected) in [
+            (&promiscuous, [true, true, true, true, false]),
+            (&isolated, [true, false, false, false, false]),
+            (&community, [true, false, true, false, false]),
+            (&other, [true, false, false, true, false]),
+            (&outsider, [false, false, false, false, true]),
+        ] {
+            let class = from.classify(Tag::Untagged, &of_100()).unwrap();
+            assert_eq!(
+                ports.map(|port| port.egress(class, Tag::Untagged).is_some()),
+                expected,
+                "{from:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_private_vlan_is_the_same_from_the_outside() {
+        let isolated = private(PrivateRole::Isolated(vlan(101)));
+        let class = isolated.classify(Tag::Untagged, &of_100()).unwrap();
+        assert_eq!((class.domain, class.wire), (domain(100), domain(101)));
         assert_eq!(
-            PortVlan::Access(vlan(10)).egress(ten, tagged),
-            Some(TagAction::Strip)
+            PortVlan::All.egress(class, Tag::Untagged),
+            Some(TagAction::Insert(Tci(101))),
+            "it leaves under the number of its secondary VLAN"
         );
-        assert_eq!(
-            PortVlan::Access(vlan(10)).egress(ten, Tag::Untagged),
-            Some(TagAction::Keep)
-        );
-        assert_eq!(
-            PortVlan::All.egress(ten, Tag::Untagged),
-            Some(TagAction::Insert(Tci(10)))
-        );
-        assert_eq!(PortVlan::All.egress(ten, tagged), Some(TagAction::Keep));
-        assert_eq!(
-            PortVlan::All.egress(ten, priority),
-            Some(TagAction::Replace(Tci(0x600a))),
-            "the priority is preserved"
-        );
-        assert_eq!(
-            PortVlan::All.egress(Domain::UNTAGGED, priority),
-            Some(TagAction::Keep)
-        );
-        assert_eq!(
-            PortVlan::Untagged.egress(Domain::UNTAGGED, priority),
-            Some(TagAction::Strip)
-        );
+        for (vid, heard) in [(100, true), (101, false), (102, false)] {
+            let class = PortVlan::All
+                .classify(Tag::Tagged(Tci(vid)), &of_100())
+                .unwrap();
+            assert_eq!(class.domain, domain(100));
+            let action = isolated.egress(class, Tag::Tagged(Tci(vid)));
+            assert_eq!(action, heard.then_some(TagAction::Strip), "{vid}");
+        }
     }
 }

@@ -353,7 +353,7 @@ fn port_group(
     problems: &mut Problems,
 ) -> Option<PortVlan> {
     let groups = &network.port_groups;
-    let found = groups.get(name).copied();
+    let found = groups.get(name).cloned();
     let tables = join(&join("network", network_name), "port_group");
     if found.is_none() && !problems.has(&join(&tables, name)) && !problems.has(&tables) {
         let hint = match did_you_mean(name, groups.keys().map(String::as_str)) {

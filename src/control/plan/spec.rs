@@ -9,7 +9,9 @@ use crate::control::plan::dhcp::Client;
 use crate::control::plan::{Network, Plan};
 use crate::engine::{NetworkPort, NetworkSpec, Spec};
 use crate::net::dhcp::Record;
-use crate::net::vlan::PortVlan;
+use crate::net::security::Security;
+use crate::net::switch::Member;
+use crate::net::vlan::{PortVlan, PrivateVlans};
 use crate::net::{address, dhcp, gateway};
 use crate::ports::{PortSpec, guest, packet, tap};
 
@@ -25,6 +27,9 @@ impl Plan {
                 restored.get(&network.name).map_or(&[], Vec::as_slice),
             ),
             ports: self.ports(network, macs),
+            team: None,
+            private_vlans: PrivateVlans::default(),
+            snooping: false,
         });
         Spec {
             networks: networks.collect(),
@@ -37,7 +42,12 @@ impl Plan {
             ports.push(NetworkPort {
                 name: uplink.clone(),
                 port_group: None,
-                vlan: PortVlan::All,
+                member: Member {
+                    vlan: PortVlan::All,
+                    uplink: true,
+                    ..Member::default()
+                },
+                follow_uplinks: false,
                 port: PortSpec::Packet(packet::Spec {
                     interface: uplink.clone(),
                 }),
@@ -56,7 +66,12 @@ impl Plan {
             ports.push(NetworkPort {
                 name: adapter.clone(),
                 port_group: None,
-                vlan: PortVlan::Untagged,
+                member: Member {
+                    mac: Some(tap.mac),
+                    security: Security::LEGACY,
+                    ..Member::default()
+                },
+                follow_uplinks: false,
                 port: PortSpec::Tap(tap),
             });
         }
@@ -71,7 +86,14 @@ impl Plan {
             ports.push(NetworkPort {
                 name: vm.name.clone(),
                 port_group: vm.port_group.clone(),
-                vlan: vm.vlan,
+                member: Member {
+                    vlan: vm.vlan.clone(),
+                    mac: Some(guest.mac),
+                    security: Security::LEGACY,
+                    service_tags: vm.vlan == PortVlan::All,
+                    ..Member::default()
+                },
+                follow_uplinks: false,
                 port: PortSpec::Guest(guest),
             });
         }

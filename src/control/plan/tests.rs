@@ -305,7 +305,13 @@ fn the_engine_is_told_of_every_port_service_and_reservation() {
     let ports: Vec<_> = bridged
         .ports
         .iter()
-        .map(|port| (port.name.as_str(), port.port.kind(), port.vlan))
+        .map(|port| {
+            (
+                port.name.as_str(),
+                port.port.kind(),
+                port.member.vlan.clone(),
+            )
+        })
         .collect();
     let ten = crate::net::vlan::VlanId::new(10).unwrap();
     assert_eq!(
