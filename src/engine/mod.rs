@@ -36,7 +36,7 @@ pub struct Spec {
 }
 
 /// One network: a switch, its ports and its gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NetworkSpec {
     /// The network's name.
     pub name: String,

@@ -20,7 +20,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmlan::engine::{Durable, Engine, Journal, NetworkPort, NetworkSpec, PortSnapshot, Spec};
 use vmlan::net::dhcp::Record;
-use vmlan::net::vlan::PortVlan;
+use vmlan::net::switch::Member;
 use vmlan::ports::guest::Role;
 use vmlan::ports::{PortSpec, PortState, guest};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
@@ -111,15 +111,16 @@ impl Lan {
             NetworkPort {
                 name,
                 port_group: None,
-                vlan: PortVlan::Untagged,
+                member: Member::default(),
+                follow_uplinks: false,
                 port,
             }
         });
         let network = NetworkSpec {
             name: "lan".to_owned(),
             mtu,
-            gateway: None,
             ports: ports.collect(),
+            ..NetworkSpec::default()
         };
         let durable = Durable::new().unwrap();
         let engine = Engine::start(
