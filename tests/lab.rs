@@ -76,7 +76,7 @@ impl Lab {
         let mut switch = Switch::new(now);
         for (index, (_, member)) in ports.iter().enumerate() {
             let id = PortId(u16::try_from(index).unwrap());
-            switch.add(id, *member);
+            switch.add(id, member.clone());
             switch.set_up(id, true);
         }
         let names = ports.iter().map(|(name, _)| (*name).to_owned()).collect();

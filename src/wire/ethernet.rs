@@ -22,6 +22,10 @@ pub const ETHERTYPE_ARP: u16 = 0x0806;
 pub const ETHERTYPE_RARP: u16 = 0x8035;
 /// EtherType of a service tag (IEEE 802.1ad), outside of an 802.1Q tag.
 pub const ETHERTYPE_SERVICE: u16 = 0x88a8;
+/// The first EtherType for local experiments (IEEE 802, section 9.2.4), which our beacons use.
+pub const ETHERTYPE_BEACON: u16 = 0x88b5;
+/// EtherType of the slow protocols: LACP and markers (IEEE 802.3, annex 57A).
+pub const ETHERTYPE_SLOW: u16 = 0x8809;
 /// EtherType of an 802.1Q tag.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of IPv6.
@@ -36,6 +40,17 @@ impl MacAddr {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// 00:00:00:00:00:00, which names no station.
     pub const ZERO: Self = Self([0; 6]);
+
+    /// Where CDP is sent to.
+    pub const CDP: Self = Self([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc]);
+    /// Where LACP is sent to.
+    pub const SLOW_PROTOCOLS: Self = Self([0x01, 0x80, 0xc2, 0x00, 0x00, 0x02]);
+
+    /// Tells whether this is one of the 16 addresses that no bridge passes on (IEEE 802.1Q, table 8-1).
+    #[inline]
+    pub const fn is_reserved(self) -> bool {
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, last] if last < 0x10)
+    }
 
     /// Tells whether this is a group address: multicast or broadcast.
     pub const fn is_group(self) -> bool {
@@ -142,6 +157,14 @@ pub fn emit(dst: MacAddr, src: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u
     frame
 }
 
+/// Puts an 802.1Q tag into a frame.
+pub fn insert_tag(frame: &mut Vec<u8>, tci: Tci) {
+    let [a, b] = ETHERTYPE_VLAN.to_be_bytes();
+    let [c, d] = tci.0.to_be_bytes();
+    let at = frame.len().min(2 * 6);
+    frame.splice(at..at, [a, b, c, d]);
+}
+
 /// An untagged Ethernet frame, read but not copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Ethernet<'a> {
@@ -191,6 +214,23 @@ mod tests {
         ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_addresses_of_bridges_are_reserved_and_no_others() {
+        for last in 0..=255 {
+            let mac = MacAddr([0x01, 0x80, 0xc2, 0, 0, last]);
+            assert_eq!(mac.is_reserved(), last < 16, "{mac}");
+        }
+        assert!(!MacAddr::BROADCAST.is_reserved() && !MacAddr::CDP.is_reserved());
+    }
+
+    #[test]
+    fn a_tag_goes_between_the_addresses_and_the_type() {
+        let mut frame = emit(MacAddr::BROADCAST, MacAddr([2; 6]), ETHERTYPE_ARP, &[7; 46]);
+        insert_tag(&mut frame, Tci(0x600a));
+        assert_eq!(frame[6..18], [2, 2, 2, 2, 2, 2, 0x81, 0, 0x60, 0x0a, 8, 6]);
+        assert_eq!(frame.len(), 64);
     }
 
     #[test]

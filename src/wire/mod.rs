@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod beacon;
 pub mod checksum;
 pub mod dhcp;
 pub mod ethernet;

@@ -1,10 +1,47 @@
 //! Teams of uplinks: which uplink carries whom.
+//!
+//! # Theory of operation
+//!
+//! An uplink *works* for a policy if it has a link (for longer than the team's delays), if beacons come through where the policy
+//! asks for them, and if LACP lets it send where the team speaks LACP. The uplinks that a policy *uses* are its active ones that work, and for each
+//! that does not, the next standby that does; without failback, one that took another's place keeps it.
+//!
+//! By port number, a port's uplink is chosen when it is attached, and again only when that uplink is not used any more, or
+//! when the one that it would have if all worked is back. By source address, by packet and by LACP each frame is divided among the uplinks in use. A
+//! frame from outside reaches only those ports that its uplink carries (the reverse filter): else what a switch
+//! floods would arrive once by each uplink. For a short while after a move, the former uplink still brings what was under way.
+//!
+//! Stations that move are announced by their new uplink (`announce`), at once and a few times more.
+//!
+//! What is not known here: which station is behind which port. The switch is told which ports moved, and has their stations announced.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::net::neighbours;
+use crate::net::fdb::Key;
+use crate::net::frame::{Head, Parsed};
+use crate::net::neighbours::{self, Neighbours};
+use crate::net::port::{OwnFrames, PortId};
+use crate::net::vlan::{Domain, Tag, VlanId};
+use crate::wire::beacon::Beacon;
+use crate::wire::ethernet::{ETHERTYPE_BEACON, ETHERTYPE_SLOW, MacAddr};
 
+use self::announce::{Announcer, Station};
+use self::beacon::{Beacons, Verdict};
+use self::lacp::Lacp;
+use self::load::{Bytes, Line, Loads};
+use self::uplink::Uplink;
+
+pub mod announce;
+pub mod beacon;
 pub mod lacp;
+pub mod load;
+pub mod view;
+
+mod balance;
+mod uplink;
+
+/// For how long after a move the former uplink may still bring frames to the port.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// What a team is to be.
 #[derive(Clone, Debug)]
@@ -82,4 +119,705 @@ pub enum Detection {
     Link,
     /// It has no link, or beacons that other uplinks send do not reach it.
     Beacon,
+}
+
+impl LoadBalancing {
+    /// Whether the other end takes all uplinks for one, so that it does not matter by which a frame comes.
+    const fn is_channel(self) -> bool {
+        matches!(self, Self::IpHash | Self::Lacp(_))
+    }
+}
+
+/// What may become of an uplink that is added to a running team.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The last of the active ones.
+    Active,
+    /// The last of the standby ones.
+    Standby,
+}
+
+/// By what a frame leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Carrier<'a> {
+    /// One uplink.
+    One(PortId),
+    /// Each of these, since it is not known which of them works.
+    Each(&'a [PortId]),
+    /// No uplink works.
+    Nobody,
+}
+
+/// Why a port has the uplink that it has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Why {
+    /// It is the one that the policy chooses.
+    Chosen,
+    /// The one that the policy would choose does not work.
+    Failover,
+    /// The one that the policy chooses works again.
+    Failback,
+    /// The former one was busy.
+    Load,
+}
+
+/// How a port's frames find their uplink.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    /// They all take one, or there is none.
+    Fixed(Option<PortId>),
+    /// It depends on the frame, or on nothing.
+    Policy,
+}
+
+#[derive(Debug)]
+struct Attached {
+    /// How many ports were attached before it: by this the ports are spread.
+    number: u32,
+    policy: usize,
+    mac: Option<MacAddr>,
+    way: Way,
+    /// Whether it had an uplink before.
+    settled: bool,
+    since: Instant,
+    why: Why,
+    former: Option<(PortId, Instant)>,
+}
+
+/// A policy, and what it makes of the uplinks as they are now.
+#[derive(Debug)]
+struct Rule {
+    policy: Policy,
+    used: Use,
+}
+
+/// The uplinks that a policy uses now.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Use {
+    /// In the order of the places of its active ones.
+    places: Vec<PortId>,
+    /// The first of them in the policy's order, active before standby.
+    first: Option<PortId>,
+    /// Beacons leave open which of them works.
+    ambiguous: bool,
+}
+
+/// A team of uplinks.
+#[derive(Debug)]
+pub struct Team {
+    up_delay: Duration,
+    down_delay: Duration,
+    uplinks: Vec<Uplink>,
+    rules: Vec<Rule>,
+    ports: Vec<Option<Attached>>,
+    attached: u32,
+    /// Ports whose stations have moved and are to be announced.
+    moved: Vec<PortId>,
+    announcer: Announcer,
+    lacp: Option<Lacp>,
+    beacons: Option<Beacons>,
+    loads: Option<Loads>,
+    neighbours: Neighbours,
+    /// Own frames that came back by another uplink, and when the last did.
+    returned: Option<(u64, Instant)>,
+}
+
+impl Team {
+    /// Starts a team without uplinks. `run` is to be another number each time.
+    pub fn new(spec: Spec, run: u32, now: Instant) -> Self {
+        let chassis = spec.discovery.chassis;
+        let asks = |policy: &Policy| policy.detection == Detection::Beacon;
+        let beacons = spec.policies.iter().any(asks);
+        let by_load = |policy: &Policy| policy.load_balancing == LoadBalancing::LoadBased;
+        let loads = spec.policies.iter().any(by_load);
+        let rules = spec.policies.into_iter().map(|policy| Rule {
+            policy,
+            used: Use::default(),
+        });
+        Self {
+            up_delay: spec.up_delay,
+            down_delay: spec.down_delay,
+            uplinks: Vec::new(),
+            rules: rules.collect(),
+            ports: Vec::new(),
+            attached: 0,
+            moved: Vec::new(),
+            announcer: Announcer::default(),
+            lacp: spec.lacp.map(Lacp::new),
+            beacons: beacons.then(|| Beacons::new(chassis, run, now)),
+            loads: loads.then(|| Loads::new(now)),
+            neighbours: Neighbours::new(spec.discovery),
+            returned: None,
+        }
+    }
+
+    /// Takes in an uplink, whose link is down at first. `speed` is what it has where it does not say so itself.
+    pub fn add_uplink(&mut self, port: PortId, name: &str, speed: Option<u64>, now: Instant) {
+        self.uplinks.push(Uplink::new(port, name, speed, now));
+        self.neighbours.add(port, name);
+        if let Some(beacons) = &mut self.beacons {
+            beacons.add(port);
+        }
+        if let Some(lacp) = &mut self.lacp {
+            lacp.add(port);
+        }
+        self.recompute(now);
+    }
+
+    /// Gives an uplink that is about to be added a place in every policy that has no uplinks of its own choice.
+    pub fn assign(&mut self, name: &str, role: Role) {
+        let network = self.rules.first().map(|rule| {
+            let policy = &rule.policy;
+            (policy.active.clone(), policy.standby.clone())
+        });
+        for rule in &mut self.rules {
+            let policy = &mut rule.policy;
+            if network.as_ref() == Some(&(policy.active.clone(), policy.standby.clone())) {
+                match role {
+                    Role::Active => policy.active.push(name.to_owned()),
+                    Role::Standby => policy.standby.push(name.to_owned()),
+                }
+            }
+        }
+    }
+
+    /// Lets go of an uplink. What it carried moves.
+    pub fn remove_uplink(&mut self, port: PortId, now: Instant) {
+        let Some(at) = self.uplinks.iter().position(|uplink| uplink.port == port) else {
+            return;
+        };
+        let Uplink { name, .. } = self.uplinks.remove(at);
+        self.neighbours.remove(port);
+        if let Some(beacons) = &mut self.beacons {
+            beacons.remove(port);
+        }
+        if let Some(lacp) = &mut self.lacp {
+            lacp.remove(port);
+        }
+        for rule in &mut self.rules {
+            rule.policy.active.retain(|other| *other != name);
+            rule.policy.standby.retain(|other| *other != name);
+        }
+        self.recompute(now);
+    }
+
+    /// Attaches a port that is no uplink, to be carried by one. `mac` is its own address, if it has one.
+    pub fn attach(&mut self, port: PortId, policy: usize, mac: Option<MacAddr>, now: Instant) {
+        if self.ports.len() <= port.index() {
+            self.ports.resize_with(port.index() + 1, || None);
+        }
+        self.ports[port.index()] = Some(Attached {
+            number: self.attached,
+            policy,
+            mac,
+            way: Way::Fixed(None),
+            settled: false,
+            since: now,
+            why: Why::Chosen,
+            former: None,
+        });
+        self.attached = self.attached.wrapping_add(1);
+        self.recompute(now);
+    }
+
+    /// Tells what an uplink's adapter says of itself and of its link.
+    pub fn set_link(
+        &mut self,
+        port: PortId,
+        up: bool,
+        adapter: Option<(MacAddr, Option<u64>)>,
+        now: Instant,
+    ) {
+        let alone = !self.uplinks.iter().any(|uplink| uplink.has_link());
+        let Some(uplink) = self.uplinks.iter_mut().find(|uplink| uplink.port == port) else {
+            return;
+        };
+        uplink.follow(adapter);
+        let up_delay = if alone { Duration::ZERO } else { self.up_delay };
+        uplink.set_link(up, up_delay, self.down_delay, now);
+        let (mac, speed) = (uplink.mac(), uplink.speed());
+        self.neighbours.set_link(port, up, mac, now);
+        if let Some(beacons) = &mut self.beacons {
+            beacons.set_link(port, up, mac, now);
+        }
+        if let Some(lacp) = &mut self.lacp {
+            lacp.set_link(port, up, mac, speed, now);
+        }
+        self.recompute(now);
+    }
+
+    /// By which uplink a frame from a port leaves.
+    #[inline]
+    pub fn carrier(&self, port: PortId, head: &Head, parsed: &Parsed) -> Carrier<'_> {
+        match self.attached(port) {
+            Some(Attached {
+                way: Way::Fixed(Some(uplink)),
+                ..
+            }) => Carrier::One(*uplink),
+            Some(Attached {
+                way: Way::Policy,
+                policy,
+                ..
+            }) => self.rules[*policy].divide(head, parsed),
+            Some(Attached {
+                way: Way::Fixed(None),
+                ..
+            })
+            | None => Carrier::Nobody,
+        }
+    }
+
+    /// Whether a frame from an uplink may reach a port: the reverse filter. `dst` is a station's address, or none for a group.
+    #[inline]
+    pub fn admits(&self, uplink: PortId, port: PortId, dst: Option<MacAddr>) -> bool {
+        let Some(attached) = self.attached(port) else {
+            return true;
+        };
+        match attached.way {
+            Way::Fixed(Some(carrier)) if carrier == uplink => true,
+            Way::Fixed(_) => self.admits_others(uplink, attached, dst),
+            Way::Policy => self.rules[attached.policy].admits(uplink, dst.or(attached.mac)),
+        }
+    }
+
+    #[cold]
+    fn admits_others(&self, uplink: PortId, attached: &Attached, dst: Option<MacAddr>) -> bool {
+        let filtered = self.rules[attached.policy].policy.reverse_filter;
+        let under_way = dst.is_some() && attached.former.is_some_and(|(former, _)| former == uplink);
+        !filtered || under_way
+    }
+
+    /// Whether frames that come in by an uplink are taken at all: LACP says when.
+    #[inline]
+    pub fn listens(&self, uplink: PortId) -> bool {
+        self.lacp
+            .as_ref()
+            .is_none_or(|lacp| lacp.may_receive(uplink))
+    }
+
+    /// Whether some uplink can carry the ports of a policy.
+    pub fn carries(&self, policy: usize) -> bool {
+        self.rules
+            .get(policy)
+            .is_some_and(|rule| !rule.used.places.is_empty())
+    }
+
+    /// Tells whether a frame that came in by an uplink is between switches and not for stations, judged by its head.
+    #[inline]
+    pub fn is_control(&self, head: &Head, parsed: &Parsed) -> bool {
+        if parsed.tag != Tag::Untagged {
+            return false;
+        }
+        parsed.dst.is_reserved()
+            || parsed.dst == MacAddr::CDP
+            || parsed.ethertype == ETHERTYPE_BEACON
+                && Beacon::parse(head.bytes().get(parsed.payload_at()..).unwrap_or_default())
+                    .is_some()
+    }
+
+    /// Takes a frame that [is between switches](Self::is_control), whole.
+    pub fn handle_control(
+        &mut self,
+        uplink: PortId,
+        frame: &[u8],
+        now: Instant,
+        out: &mut OwnFrames,
+    ) {
+        let ethertype = crate::wire::be16(frame, 12).unwrap_or_default();
+        let payload = frame.get(14..).unwrap_or_default();
+        match ethertype {
+            ETHERTYPE_SLOW => {
+                if let Some(lacp) = &mut self.lacp {
+                    lacp.handle_pdu(uplink, payload, now, out);
+                    self.recompute(now);
+                }
+            }
+            ETHERTYPE_BEACON => {
+                if let (Some(beacons), Some(beacon)) = (&mut self.beacons, Beacon::parse(payload)) {
+                    beacons.handle_beacon(uplink, beacon, now);
+                    self.recompute(now);
+                }
+            }
+            _ => {
+                self.neighbours.handle_frame(uplink, frame, now);
+            }
+        }
+    }
+
+    /// Notes that frames of a domain come in by an uplink.
+    #[inline]
+    pub fn see(&mut self, uplink: PortId, wire: Domain) {
+        if let (Some(vlan), Some(uplink)) = (
+            VlanId::new(wire.number()),
+            self.uplinks.iter_mut().find(|other| other.port == uplink),
+        ) {
+            uplink.vlans.insert(vlan);
+        }
+    }
+
+    /// Notes that a frame of our own came in by an uplink that does not carry its sender.
+    pub fn note_returned(&mut self, now: Instant) {
+        let count = self.returned.map_or(0, |(count, _)| count);
+        self.returned = Some((count + 1, now));
+    }
+
+    /// Notes which IP address a station of this side says it has.
+    #[inline]
+    pub fn observe(&mut self, domain: Domain, head: &Head, parsed: &Parsed) {
+        if Announcer::is_telling(parsed, head) {
+            self.announcer.observe(domain, head, parsed);
+        }
+    }
+
+    /// Forgets what a station said of itself.
+    pub fn forget_station(&mut self, key: Key) {
+        self.announcer.forget_station(key);
+    }
+
+    /// Takes the ports whose stations have moved to another uplink, or have one for the first time.
+    pub fn take_moved(&mut self) -> Vec<PortId> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Has a port's stations announced as if it had moved: it has come up.
+    pub fn note_up(&mut self, port: PortId) {
+        if self.announces(port) && !self.moved.contains(&port) {
+            self.moved.push(port);
+        }
+    }
+
+    /// Stops to announce what is behind a port: it went down.
+    pub fn note_down(&mut self, port: PortId) {
+        self.moved.retain(|moved| *moved != port);
+        self.announcer.forget(port);
+    }
+
+    /// Announces stations, the first time with the next [`Team::handle_timeout`].
+    pub fn announce(&mut self, stations: impl Iterator<Item = Station>, now: Instant) {
+        for station in stations {
+            self.announcer.announce(station, now);
+        }
+    }
+
+    /// The next time at which `handle_timeout` has work to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let uplinks = self.uplinks.iter().filter_map(Uplink::poll_timeout);
+        let former = self.ports.iter().flatten();
+        let former = former.filter_map(|attached| attached.former.map(|(_, until)| until));
+        uplinks
+            .chain(former)
+            .chain(self.announcer.poll_timeout())
+            .chain(self.lacp.as_ref().and_then(Lacp::poll_timeout))
+            .chain(self.beacons.as_ref().map(Beacons::poll_timeout))
+            .chain(self.loads.as_ref().map(Loads::poll_timeout))
+            .chain(self.neighbours.poll_timeout())
+            .min()
+    }
+
+    /// Does what is due. `counted` tells what went through a port so far.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        counted: impl Fn(PortId) -> Bytes,
+        out: &mut OwnFrames,
+    ) {
+        let changed = self.uplinks.iter_mut().fold(false, |changed, uplink| {
+            uplink.handle_timeout(now) || changed
+        });
+        for attached in self.ports.iter_mut().flatten() {
+            attached.former = attached.former.filter(|(_, until)| *until > now);
+        }
+        self.neighbours.handle_timeout(now, out);
+        if let Some(beacons) = &mut self.beacons {
+            beacons.handle_timeout(now, out);
+        }
+        if let Some(lacp) = &mut self.lacp {
+            lacp.handle_timeout(now, out);
+        }
+        if changed || self.beacons.is_some() || self.lacp.is_some() {
+            self.recompute(now);
+        }
+        if self.loads.as_ref().is_some_and(|loads| loads.poll_timeout() <= now) {
+            self.rebalance(counted, now);
+        }
+    }
+
+    /// Sends the announcements that are due.
+    pub fn send_announcements(&mut self, now: Instant, out: &mut OwnFrames) {
+        let Self {
+            announcer,
+            ports,
+            rules,
+            ..
+        } = self;
+        let carrier = |station: &Station| {
+            let attached = ports.get(station.port.index())?.as_ref()?;
+            match attached.way {
+                Way::Fixed(uplink) => uplink,
+                Way::Policy => rules[attached.policy].carrier_of(station.mac),
+            }
+        };
+        announcer.handle_timeout(now, carrier, out);
+    }
+
+    /// Says good-bye to the neighbours.
+    pub fn shut_down(&mut self, out: &mut OwnFrames) {
+        self.neighbours.shutdown(out);
+    }
+
+    #[inline]
+    fn attached(&self, port: PortId) -> Option<&Attached> {
+        self.ports.get(port.index()).and_then(Option::as_ref)
+    }
+
+    /// Whether what is behind a port is announced when it moves.
+    fn announces(&self, port: PortId) -> bool {
+        self.attached(port).is_some_and(|attached| {
+            let policy = &self.rules[attached.policy].policy;
+            policy.notify_switches && !policy.load_balancing.is_channel()
+        })
+    }
+
+    fn rebalance(&mut self, counted: impl Fn(PortId) -> Bytes, now: Instant) {
+        let Some(loads) = &mut self.loads else {
+            return;
+        };
+        let lines: Vec<_> = self
+            .uplinks
+            .iter()
+            .filter(|uplink| uplink.has_link())
+            .map(|uplink| Line {
+                uplink: uplink.port,
+                speed: uplink.speed(),
+            })
+            .collect();
+        let ports: Vec<_> = (0..)
+            .map(PortId)
+            .zip(&self.ports)
+            .filter_map(|(port, attached)| {
+                let attached = attached.as_ref()?;
+                let policy = &self.rules[attached.policy].policy;
+                match attached.way {
+                    Way::Fixed(Some(uplink)) if policy.load_balancing == LoadBalancing::LoadBased => {
+                        Some((port, uplink))
+                    }
+                    Way::Fixed(_) | Way::Policy => None,
+                }
+            })
+            .collect();
+        for (port, uplink) in loads.rebalance(&lines, &ports, counted, now) {
+            let Some(attached) = self.ports[port.index()].as_mut() else {
+                continue;
+            };
+            if self.rules[attached.policy].used.places.contains(&uplink) {
+                attached.move_to(Way::Fixed(Some(uplink)), Why::Load, now);
+                self.note_up(port);
+            }
+        }
+    }
+
+    /// Finds out which uplinks the policies use now, and moves the ports that must or may move.
+    fn recompute(&mut self, now: Instant) {
+        let mut changed = vec![false; self.rules.len()];
+        for (rule, changed) in self.rules.iter_mut().zip(&mut changed) {
+            let (uplinks, lacp, beacons) = (&self.uplinks, &self.lacp, &self.beacons);
+            let judge = |name: &str| {
+                let uplink = uplinks.iter().find(|uplink| uplink.name == name)?;
+                let verdict = match beacons {
+                    Some(beacons) if rule.policy.detection == Detection::Beacon => {
+                        beacons.verdict(uplink.port)
+                    }
+                    Some(_) | None => Verdict::Reaches,
+                };
+                let sends = lacp.as_ref().is_none_or(|lacp| lacp.may_send(uplink.port));
+                let works = uplink.has_link() && sends && verdict != Verdict::Failed;
+                works.then_some((uplink.port, verdict))
+            };
+            let used = use_of(&rule.policy, &rule.used.places, judge);
+            *changed = used != rule.used;
+            rule.used = used;
+        }
+        for port in (0..self.ports.len()).filter_map(|index| u16::try_from(index).ok()) {
+            let Some(attached) = &mut self.ports[usize::from(port)] else {
+                continue;
+            };
+            let policy = attached.policy;
+            let rule = &self.rules[policy];
+            let uplinks = &self.uplinks;
+            let named = |name: &String| {
+                uplinks
+                    .iter()
+                    .find(|uplink| uplink.name == *name)
+                    .map(|uplink| uplink.port)
+            };
+            let (way, why) = rule.place(attached, named);
+            if way != attached.way {
+                attached.move_to(way, why, now);
+            } else if !(changed[policy] && way == Way::Policy) {
+                continue;
+            }
+            self.note_up(PortId(port));
+        }
+    }
+}
+
+impl Attached {
+    /// Whether it never had an uplink.
+    fn is_new(&self) -> bool {
+        self.way == Way::Fixed(None) && !self.settled
+    }
+
+    fn move_to(&mut self, way: Way, why: Why, now: Instant) {
+        self.former = match self.way {
+            Way::Fixed(Some(former)) => Some((former, now + UNDER_WAY)),
+            Way::Fixed(None) | Way::Policy => None,
+        };
+        self.settled |= way != Way::Fixed(None);
+        self.way = way;
+        self.why = why;
+        self.since = now;
+    }
+}
+
+/// What a policy makes of its uplinks. `judge` tells of an uplink that works.
+///
+/// The place of an active uplink that fails is taken by the next standby one; a place that nobody takes is left out.
+fn use_of(
+    policy: &Policy,
+    before: &[PortId],
+    judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
+) -> Use {
+    let working = |names: &[String]| -> Vec<Option<(PortId, Verdict)>> {
+        names.iter().map(|name| judge(name)).collect()
+    };
+    let (active, standby) = (working(&policy.active), working(&policy.standby));
+    let stays = |uplink: &(PortId, Verdict)| policy.failback || before.contains(&uplink.0);
+    let mut places: Vec<_> = active.iter().map(|uplink| uplink.filter(stays)).collect();
+    let mut fill = |index: usize, uplink: Option<(PortId, Verdict)>| {
+        if places[index].is_none() && uplink.is_some() && !places.contains(&uplink) {
+            places[index] = uplink;
+        }
+    };
+    for index in 0..active.len() {
+        if !policy.failback {
+            // Who took another's place keeps it, even if that one works again.
+            let kept = standby.iter().flatten().copied();
+            kept.filter(stays)
+                .for_each(|uplink| fill(index, Some(uplink)));
+        }
+        fill(index, active[index]);
+        for uplink in &standby {
+            fill(index, *uplink);
+        }
+    }
+    let used: Vec<_> = places.into_iter().flatten().collect();
+    let mut all = active.iter().chain(&standby).flatten();
+    Use {
+        ambiguous: used.len() > 1
+            && used
+                .iter()
+                .all(|(_, verdict)| *verdict == Verdict::Ambiguous),
+        first: all.find(|uplink| used.contains(uplink)).map(|first| first.0),
+        places: used.into_iter().map(|(port, _)| port).collect(),
+    }
+}
+
+impl Rule {
+    /// Which uplink a port gets, and why. One that it has stays while it is used, unless a better one is back.
+    fn place(&self, attached: &Attached, named: impl Fn(&String) -> Option<PortId>) -> (Way, Why) {
+        let (policy, used) = (&self.policy, &self.used.places);
+        let number = attached.number as usize;
+        let home = match policy.load_balancing {
+            _ if used.is_empty() => return (Way::Fixed(None), Why::Failover),
+            _ if self.used.ambiguous => return (Way::Policy, Why::Failover),
+            LoadBalancing::SourceMac | LoadBalancing::IpHash | LoadBalancing::Lacp(_) => {
+                return (Way::Policy, Why::Chosen);
+            }
+            LoadBalancing::PortId | LoadBalancing::LoadBased => {
+                policy.active.get(number % policy.active.len().max(1))
+            }
+            LoadBalancing::Explicit => policy.active.first(),
+        };
+        let home = home.and_then(named).filter(|home| used.contains(home));
+        let current = match attached.way {
+            Way::Fixed(current) => current.filter(|current| used.contains(current)),
+            Way::Policy => None,
+        };
+        let stays = !policy.failback || attached.why == Why::Load;
+        let (uplink, why) = match (current, home) {
+            (Some(current), _) if stays => (current, attached.why),
+            (Some(current), Some(home)) if current == home => (home, attached.why),
+            (_, Some(home)) if attached.is_new() => (home, Why::Chosen),
+            (_, Some(home)) => (home, Why::Failback),
+            (current, None) => {
+                let next = match policy.load_balancing {
+                    LoadBalancing::Explicit => self.used.first,
+                    LoadBalancing::PortId
+                    | LoadBalancing::SourceMac
+                    | LoadBalancing::IpHash
+                    | LoadBalancing::LoadBased
+                    | LoadBalancing::Lacp(_) => current,
+                };
+                let next = next.unwrap_or(used[number % used.len()]);
+                let why = if current == Some(next) {
+                    attached.why
+                } else {
+                    Why::Failover
+                };
+                (next, why)
+            }
+        };
+        (Way::Fixed(Some(uplink)), why)
+    }
+
+    /// By which uplink a frame of a port leaves whose frames do not all take one.
+    fn divide(&self, head: &Head, parsed: &Parsed) -> Carrier<'_> {
+        if self.used.ambiguous {
+            return Carrier::Each(&self.used.places);
+        }
+        let number = match self.policy.load_balancing {
+            LoadBalancing::IpHash => balance::ip_hash(head, parsed),
+            LoadBalancing::Lacp(hash) => balance::lacp(hash, head, parsed),
+            LoadBalancing::SourceMac
+            | LoadBalancing::PortId
+            | LoadBalancing::LoadBased
+            | LoadBalancing::Explicit => balance::source_mac(parsed.src),
+        };
+        match self.choose(number) {
+            Some(uplink) => Carrier::One(uplink),
+            None => Carrier::Nobody,
+        }
+    }
+
+    #[inline]
+    fn choose(&self, number: u32) -> Option<PortId> {
+        let used = &self.used.places;
+        (!used.is_empty()).then(|| used[number as usize % used.len()])
+    }
+
+    /// Which uplink carries a station, where it is one for all its frames.
+    fn carrier_of(&self, mac: MacAddr) -> Option<PortId> {
+        if self.policy.load_balancing.is_channel() {
+            return None;
+        }
+        self.choose(balance::source_mac(mac))
+    }
+
+    /// Whether frames from an uplink reach a station of a port whose frames do not all take one.
+    fn admits(&self, uplink: PortId, mac: Option<MacAddr>) -> bool {
+        if !self.policy.reverse_filter {
+            return true;
+        }
+        if self.policy.load_balancing.is_channel() {
+            return self.used.places.contains(&uplink);
+        }
+        if self.used.ambiguous {
+            // What comes by both comes twice; better than not at all.
+            return self.used.places.contains(&uplink);
+        }
+        match mac {
+            Some(mac) => self.carrier_of(mac) == Some(uplink),
+            None => self.used.first == Some(uplink),
+        }
+    }
 }
