@@ -10,6 +10,8 @@ pub mod dhcp;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod ipv6;
+pub mod nd;
 pub mod udp;
 pub mod virtio_net;
 
