@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod cdp;
 pub mod checksum;
 pub mod dhcp;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod lldp;
 pub mod nd;
 pub mod udp;
 pub mod virtio_net;
