@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::*;
 use vmlan::net::drops::Drops;
-use vmlan::net::switch::Egress;
+use vmlan::net::outbox::Egress;
 use vmlan::net::vlan::TagAction;
 use vmlan::ports::burst::Burst;
 use vmlan::ports::guest::Role;

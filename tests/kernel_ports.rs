@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use vmlan::net::Now;
 use vmlan::net::drops::{DropReason, Drops};
 use vmlan::net::offload;
-use vmlan::net::switch::Egress;
+use vmlan::net::outbox::Egress;
 use vmlan::net::vlan::{Tag, TagAction};
 use vmlan::ports::burst::Burst;
 use vmlan::ports::packet::{self, Packet};

@@ -9,7 +9,7 @@ use super::{Durable, Ledger};
 use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::gateway::{Gateway, GatewayFrame, Replies};
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};

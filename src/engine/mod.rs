@@ -15,7 +15,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::worker::{Command, Worker};
-use crate::net::switch::Member;
+use crate::net::member::Member;
+use crate::net::multicast::GroupRow;
+use crate::net::port::PortId;
+use crate::net::team::view::TeamView;
 use crate::net::vlan::PrivateVlans;
 use crate::net::{dhcp, gateway as net_gateway, team};
 use crate::ports::{PortSpec, PortState};
@@ -23,6 +26,8 @@ use crate::wire::ethernet::MacAddr;
 
 mod gateway;
 mod slot;
+mod snapshot;
+mod uplinks;
 mod worker;
 
 /// How long a worker may take to answer: it answers within a burst, unless something is very wrong.
@@ -89,11 +94,17 @@ pub struct NetworkSnapshot {
     pub leases: Vec<dhcp::Lease>,
     /// The forwarding table, by VLAN and address.
     pub fdb: Vec<FdbEntry>,
+    /// The team, where the network has uplinks.
+    pub team: Option<TeamView>,
+    /// The multicast groups that somebody wants, by VLAN and group.
+    pub groups: Vec<GroupRow>,
 }
 
 /// One port at one moment.
 #[derive(Clone, Debug)]
 pub struct PortSnapshot {
+    /// The port's number, by which the team names it.
+    pub id: PortId,
     /// The port's name.
     pub name: String,
     /// The port group's name, if it is in one.

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::{Count, PortSnapshot};
 use crate::net::drops::Drops;
-use crate::net::port::PortId;
+use crate::net::outbox::Egress;
+use crate::net::port::{OwnFrames, PortId};
 use crate::net::switch::Switch;
+use crate::net::vlan::TagAction;
+use crate::ports::burst::Burst;
 use crate::ports::{Port, PortFault};
 use crate::wire::ethernet::MacAddr;
 
@@ -21,6 +24,10 @@ pub(super) struct Slot {
     pub(super) answers: bool,
     pub(super) poll_time: Duration,
     pub(super) up: bool,
+    /// Whether its link goes down while no uplink can carry it.
+    pub(super) follow_uplinks: bool,
+    /// Whether its link is to be up.
+    pub(super) link: bool,
     pub(super) hot: bool,
     pub(super) idle_since: Instant,
     pub(super) ingress: Count,
@@ -74,6 +81,8 @@ impl Slot {
             poll_time: port.poll_time(),
             port,
             up: false,
+            follow_uplinks: false,
+            link: true,
             hot: true,
             idle_since: now,
             ingress: Count::default(),
@@ -102,11 +111,19 @@ impl Slot {
 
     /// Tells the switch when the port has come up or gone down.
     #[inline]
-    pub(super) fn follow_link(&mut self, port: PortId, switch: &mut Switch, now: Instant) {
+    pub(super) fn follow_link(
+        &mut self,
+        port: PortId,
+        switch: &mut Switch,
+        now: Instant,
+        own: &mut OwnFrames,
+    ) {
         let up = self.port.is_up();
         if up != self.up {
             self.up = up;
-            switch.set_up(port, up);
+            let adapter = self.port.adapter().map(|facts| (facts.mac, facts.speed));
+            switch.set_now(now);
+            switch.set_up(port, up, adapter, own);
             if !self.lines.allow(&self.name, now) {
                 return;
             }
@@ -118,9 +135,36 @@ impl Slot {
         }
     }
 
-    pub(super) fn snapshot(&self) -> PortSnapshot {
+    /// Sets the port's link to what the uplinks that carry it want.
+    pub(super) fn follow_uplinks(&mut self, carried: bool) {
+        if self.follow_uplinks && self.link != carried {
+            self.link = carried;
+            self.port.set_link(carried);
+        }
+    }
+
+    /// Sends frames of the network's own, whatever becomes of them.
+    pub(super) fn send_own(&mut self, burst: &Burst, network: &str, now: Instant) {
+        let batch: Vec<_> = (0..burst.len())
+            .filter_map(|frame| u16::try_from(frame).ok())
+            .map(|frame| Egress {
+                frame,
+                action: TagAction::Keep,
+            })
+            .collect();
+        match self.port.transmit(burst, &batch, &mut self.drops) {
+            Ok(sent) => {
+                self.egress.frames += sent.frames;
+                self.egress.bytes += sent.bytes;
+            }
+            Err(fault) => self.report(network, &fault, now),
+        }
+    }
+
+    pub(super) fn snapshot(&self, id: PortId) -> PortSnapshot {
         let status = self.port.status();
         PortSnapshot {
+            id,
             name: self.name.clone(),
             port_group: self.port_group.clone(),
             kind: self.kind,

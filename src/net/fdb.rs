@@ -12,11 +12,11 @@ use hashbrown::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::net::port::PortId;
-use crate::net::vlan::Domain;
+use crate::net::vlan::{Domain, VlanId};
 use crate::wire::ethernet::MacAddr;
 
 /// A VLAN and an address in it, as one number.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key(u64);
 
 impl Key {
@@ -26,11 +26,14 @@ impl Key {
         Self(u64::from(domain.number()) << 48 | mac.to_bits())
     }
 
-    fn domain(self) -> u16 {
-        u16::try_from(self.0 >> 48).unwrap_or_default()
+    /// Returns the domain.
+    pub fn domain(self) -> Domain {
+        let number = u16::try_from(self.0 >> 48).unwrap_or_default();
+        VlanId::new(number).map_or(Domain::UNTAGGED, Domain::from)
     }
 
-    fn mac(self) -> MacAddr {
+    /// Returns the address.
+    pub const fn mac(self) -> MacAddr {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
         MacAddr([a, b, c, d, e, f])
     }
@@ -173,12 +176,27 @@ impl Fdb {
         self.generation += 1;
     }
 
-    /// Tells whether an address is fixed to a port, and to which.
-    pub fn fixed_at(&self, key: Key) -> Option<PortId> {
-        self.entries
-            .get(&key)
-            .filter(|entry| entry.seen.is_none())
-            .map(|entry| entry.port)
+    /// Returns what is known of an address: the port behind which it is, and whether it is fixed there.
+    #[inline]
+    pub fn find(&self, key: Key) -> Option<(PortId, bool)> {
+        let entry = self.entries.get(&key)?;
+        (!self.aged(entry)).then_some((entry.port, entry.seen.is_none()))
+    }
+
+    /// Returns the addresses behind some ports, those that are fixed first.
+    pub fn behind(&self, ports: &[PortId]) -> Vec<(PortId, Key)> {
+        let live = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| ports.contains(&entry.port) && !self.aged(entry));
+        let mut found: Vec<_> = live
+            .map(|(key, entry)| (entry.seen.is_some(), entry.port, *key))
+            .collect();
+        found.sort_unstable();
+        found
+            .into_iter()
+            .map(|(_, port, key)| (port, key))
+            .collect()
     }
 
     /// Forgets a learned address.
@@ -227,7 +245,7 @@ impl Fdb {
         let live = self.entries.iter().filter(|(_, entry)| !self.aged(entry));
         let mut rows: Vec<FdbRow> = live
             .map(|(key, entry)| FdbRow {
-                vlan: key.domain(),
+                vlan: key.domain().number(),
                 mac: key.mac(),
                 port: entry.port,
                 age: entry

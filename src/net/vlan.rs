@@ -273,15 +273,16 @@ impl PortVlan {
         matches!(self, Self::All | Self::Trunk(_))
     }
 
-    /// Tells whether the port carries frames that travel under the number of `wire`.
-    pub fn carries(&self, wire: Domain) -> bool {
+    /// Tells whether the port carries frames of the VLAN with this number; 0 stands for those without a tag.
+    pub fn carries_number(&self, number: u16) -> bool {
+        let wire = Domain(number);
         match self {
             Self::Untagged => wire == Domain::UNTAGGED,
             Self::Access(vlan) => wire == Domain::from(*vlan),
             Self::All => true,
             Self::Trunk(trunk) => {
                 trunk.untagged == Some(wire)
-                    || VlanId::new(wire.number()).is_some_and(|vlan| trunk.tagged.contains(vlan))
+                    || VlanId::new(number).is_some_and(|vlan| trunk.tagged.contains(vlan))
             }
             Self::Private(port) => wire == port.class().wire || wire == Domain::from(port.primary),
         }
@@ -289,7 +290,8 @@ impl PortVlan {
 }
 
 impl PrivatePort {
-    fn class(self) -> Class {
+    /// Where frames of the port belong.
+    pub fn class(self) -> Class {
         let wire = match self.role {
             PrivateRole::Promiscuous => self.primary,
             PrivateRole::Isolated(secondary) | PrivateRole::Community(secondary) => secondary,

@@ -5,7 +5,7 @@
 
 use crate::net::drops::{DropReason, Drops};
 use crate::net::offload::{self, Capabilities};
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::net::vlan::TagAction;
 use crate::ports::Sent;
 use crate::ports::burst::{Burst, Frame, Segment};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::gateway::Gateway;
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::wire::ethernet::MacAddr;
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
 use crate::net::offload::Capabilities;
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{

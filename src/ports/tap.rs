@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::Now;
 use crate::net::drops::Drops;
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{self, Adapter, AdapterName, Link, Looked, TapReceiver, TapSending};

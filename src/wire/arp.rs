@@ -78,6 +78,18 @@ impl Arp {
         probe.emit(MacAddr::BROADCAST)
     }
 
+    /// Builds an announcement (RFC 5227, section 1.1): `ip` is at `mac` now.
+    pub fn gratuitous(mac: MacAddr, ip: Ipv4Addr) -> Vec<u8> {
+        let announcement = Self {
+            operation: REQUEST,
+            sender_mac: mac,
+            sender_ip: ip,
+            target_mac: MacAddr::ZERO,
+            target_ip: ip,
+        };
+        announcement.emit(MacAddr::BROADCAST)
+    }
+
     /// Builds the reverse request with which a switch tells others where `mac` is now.
     pub fn announcement(mac: MacAddr) -> Vec<u8> {
         let request = Self {
@@ -126,5 +138,19 @@ mod tests {
             (arp.operation, arp.sender_mac, arp.target_mac),
             (REVERSE_REQUEST, mac, mac)
         );
+    }
+
+    #[test]
+    fn a_gratuitous_request_asks_all_for_the_address_of_the_station_itself() {
+        let frame = Arp::gratuitous(MacAddr([2, 0, 0, 0, 0, 9]), Ipv4Addr::new(192, 168, 81, 7));
+        #[rustfmt::skip]
+        let expected = [
+            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x08, 0x06, // Ethernet
+            0, 1, 0x08, 0, 6, 4, 0, 1, // a request for IPv4 over Ethernet
+            2, 0, 0, 0, 0, 9, 192, 168, 81, 7, // sender
+            0, 0, 0, 0, 0, 0, 192, 168, 81, 7, // target
+        ];
+        assert_eq!(frame[..42], expected);
+        assert_eq!(frame[42..], [0; 18]);
     }
 }

@@ -6,11 +6,17 @@
 
 pub mod arp;
 pub mod beacon;
+pub mod cdp;
 pub mod checksum;
 pub mod dhcp;
 pub mod ethernet;
 pub mod icmp;
+pub mod igmp;
 pub mod ipv4;
+pub mod ipv6;
+pub mod lldp;
+pub mod mld;
+pub mod nd;
 pub mod udp;
 pub mod virtio_net;
 

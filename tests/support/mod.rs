@@ -20,7 +20,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmlan::engine::{Durable, Engine, Journal, NetworkPort, NetworkSpec, PortSnapshot, Spec};
 use vmlan::net::dhcp::Record;
-use vmlan::net::switch::Member;
+use vmlan::net::member::Member;
 use vmlan::ports::guest::Role;
 use vmlan::ports::{PortSpec, PortState, guest};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};

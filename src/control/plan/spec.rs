@@ -10,7 +10,7 @@ use crate::control::plan::{Network, Plan};
 use crate::engine::{NetworkPort, NetworkSpec, Spec};
 use crate::net::dhcp::Record;
 use crate::net::security::Security;
-use crate::net::switch::Member;
+use crate::net::member::Member;
 use crate::net::vlan::{PortVlan, PrivateVlans};
 use crate::net::{address, dhcp, gateway};
 use crate::ports::{PortSpec, guest, packet, tap};

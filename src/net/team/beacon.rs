@@ -293,7 +293,8 @@ mod tests {
     use Verdict::{Ambiguous, Failed, Reaches};
 
     #[test]
-    fn an_uplink_whose_beacons_do_not_come_through_has_failed_after_three_and_works_again_after_five() {
+    fn an_uplink_whose_beacons_do_not_come_through_has_failed_after_three_and_works_again_after_five()
+     {
         let mut lab = Lab::new(&[0, 0, 0]);
         lab.run(10);
         assert_eq!(lab.verdicts(), [Reaches; 3]);
@@ -352,7 +353,11 @@ mod tests {
         let mut lab = Lab::new(&[0, 0, 0]);
         lab.run(4);
         lab.beacons.set_link(port(0), false, TEAM, lab.now);
-        assert_eq!(lab.verdicts(), [Reaches; 3], "a link that is down is not for beacons to judge");
+        assert_eq!(
+            lab.verdicts(),
+            [Reaches; 3],
+            "a link that is down is not for beacons to judge"
+        );
         lab.beacons.set_link(port(0), true, TEAM, lab.now);
         assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
         lab.run(5);
@@ -362,8 +367,19 @@ mod tests {
     #[test]
     fn beacons_of_others_are_not_ours() {
         let mut lab = Lab::new(&[0, 0]);
-        let ours = Beacon { team: TEAM, run: 1, uplink: 0, sequence: 1 };
-        for foreign in [Beacon { team: MacAddr([2; 6]), ..ours }, Beacon { run: 2, ..ours }] {
+        let ours = Beacon {
+            team: TEAM,
+            run: 1,
+            uplink: 0,
+            sequence: 1,
+        };
+        for foreign in [
+            Beacon {
+                team: MacAddr([2; 6]),
+                ..ours
+            },
+            Beacon { run: 2, ..ours },
+        ] {
             assert!(!lab.beacons.handle_beacon(port(1), foreign, lab.now));
         }
         let unknown = Beacon { uplink: 99, ..ours };

@@ -36,3 +36,50 @@ pub struct Spec {
     /// The team's priority.
     pub system_priority: u16,
 }
+
+/// Stub.
+#[derive(Debug)]
+pub struct Lacp;
+use crate::net::port::{OwnFrames, PortId};
+use std::time::Instant;
+#[allow(missing_docs)]
+impl Lacp {
+    pub fn new(_spec: Spec) -> Self {
+        Self
+    }
+    pub fn add(&mut self, _port: PortId) {}
+    pub fn remove(&mut self, _port: PortId, _now: Instant) {}
+    pub fn set_link(
+        &mut self,
+        _port: PortId,
+        _up: bool,
+        _mac: MacAddr,
+        _speed: Option<u64>,
+        _now: Instant,
+    ) {
+    }
+    pub fn handle_pdu(
+        &mut self,
+        _port: PortId,
+        _payload: &[u8],
+        _now: Instant,
+        _out: &mut OwnFrames,
+    ) {
+    }
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+    pub fn handle_timeout(&mut self, _now: Instant, _out: &mut OwnFrames) {}
+    pub fn may_send(&self, _port: PortId) -> bool {
+        true
+    }
+    pub fn may_receive(&self, _port: PortId) -> bool {
+        true
+    }
+}
+/// Stub.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Status { pub fallback: bool }
+#[allow(missing_docs)]
+impl Lacp { pub fn status(&self, _port: PortId) -> Option<Status> { None } }

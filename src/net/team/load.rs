@@ -138,10 +138,7 @@ impl Usage {
     }
 }
 
-fn spread(
-    usage: &mut [Usage],
-    movable: &mut [(PortId, PortId, Bytes)],
-) -> Vec<(PortId, PortId)> {
+fn spread(usage: &mut [Usage], movable: &mut [(PortId, PortId, Bytes)]) -> Vec<(PortId, PortId)> {
     let mut moves = Vec::new();
     // Each move is one of a port that has not moved yet, so there are no more than ports.
     for _ in 0..movable.len() {

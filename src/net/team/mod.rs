@@ -292,7 +292,7 @@ impl Team {
             beacons.remove(port);
         }
         if let Some(lacp) = &mut self.lacp {
-            lacp.remove(port);
+            lacp.remove(port, now);
         }
         for rule in &mut self.rules {
             rule.policy.active.retain(|other| *other != name);
@@ -383,7 +383,8 @@ impl Team {
     #[cold]
     fn admits_others(&self, uplink: PortId, attached: &Attached, dst: Option<MacAddr>) -> bool {
         let filtered = self.rules[attached.policy].policy.reverse_filter;
-        let under_way = dst.is_some() && attached.former.is_some_and(|(former, _)| former == uplink);
+        let under_way =
+            dst.is_some() && attached.former.is_some_and(|(former, _)| former == uplink);
         !filtered || under_way
     }
 
@@ -469,9 +470,20 @@ impl Team {
         }
     }
 
-    /// Forgets what a station said of itself.
-    pub fn forget_station(&mut self, key: Key) {
-        self.announcer.forget_station(key);
+    /// Forgets what stations said of themselves that are not known any more.
+    pub fn retain_stations(&mut self, known: impl Fn(Key) -> bool) {
+        self.announcer.retain(known);
+    }
+
+    /// Whether an uplink is the one that carries a station behind a port; none where any may.
+    pub fn is_carried_by(&self, port: PortId, mac: MacAddr, uplink: PortId) -> Option<bool> {
+        let attached = self.attached(port)?;
+        let rule = &self.rules[attached.policy];
+        match attached.way {
+            Way::Fixed(carrier) => carrier.map(|carrier| carrier == uplink),
+            Way::Policy if rule.used.ambiguous => None,
+            Way::Policy => rule.carrier_of(mac).map(|carrier| carrier == uplink),
+        }
     }
 
     /// Takes the ports whose stations have moved to another uplink, or have one for the first time.
@@ -492,11 +504,9 @@ impl Team {
         self.announcer.forget(port);
     }
 
-    /// Announces stations, the first time with the next [`Team::handle_timeout`].
-    pub fn announce(&mut self, stations: impl Iterator<Item = Station>, now: Instant) {
-        for station in stations {
-            self.announcer.announce(station, now);
-        }
+    /// Announces stations, the most important first; what is due leaves with [`Team::send_announcements`].
+    pub fn announce(&mut self, stations: &[Station], now: Instant) {
+        self.announcer.announce(stations, now);
     }
 
     /// The next time at which `handle_timeout` has work to do.
@@ -537,7 +547,11 @@ impl Team {
         if changed || self.beacons.is_some() || self.lacp.is_some() {
             self.recompute(now);
         }
-        if self.loads.as_ref().is_some_and(|loads| loads.poll_timeout() <= now) {
+        if self
+            .loads
+            .as_ref()
+            .is_some_and(|loads| loads.poll_timeout() <= now)
+        {
             self.rebalance(counted, now);
         }
     }
@@ -598,7 +612,9 @@ impl Team {
                 let attached = attached.as_ref()?;
                 let policy = &self.rules[attached.policy].policy;
                 match attached.way {
-                    Way::Fixed(Some(uplink)) if policy.load_balancing == LoadBalancing::LoadBased => {
+                    Way::Fixed(Some(uplink))
+                        if policy.load_balancing == LoadBalancing::LoadBased =>
+                    {
                         Some((port, uplink))
                     }
                     Way::Fixed(_) | Way::Policy => None,
@@ -717,7 +733,9 @@ fn use_of(
             && used
                 .iter()
                 .all(|(_, verdict)| *verdict == Verdict::Ambiguous),
-        first: all.find(|uplink| used.contains(uplink)).map(|first| first.0),
+        first: all
+            .find(|uplink| used.contains(uplink))
+            .map(|first| first.0),
         places: used.into_iter().map(|(port, _)| port).collect(),
     }
 }

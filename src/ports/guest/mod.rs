@@ -30,7 +30,7 @@ use self::memory::Memory;
 use self::virtq::{Direction, RingFault, SplitRing};
 use crate::net::drops::Drops;
 use crate::net::offload::Capabilities;
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::sigbus;

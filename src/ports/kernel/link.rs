@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use crate::net::drops::{DropReason, Drops};
-use crate::net::switch::Egress;
+use crate::net::outbox::Egress;
 use crate::ports::{PortState, PortStatus};
 
 /// Whether a device is there and has a link, and when it is to be looked at again. Down at first.

@@ -1,0 +1,626 @@
+//! The switch: to which ports a frame goes, and in which form.
+//!
+//! # Theory of operation
+//!
+//! A frame from a port of this side is admitted if its source is a station's address and the port may send from it, classified into the
+//! domain of its VLAN, its source learned (a refused frame teaches nothing), its destination looked up. What goes to
+//! many goes to every member of the domain but the one the frame came from: broadcast to all, multicast to those that want the
+//! group (where somebody asks them, `multicast`), frames to unknown stations to ports behind which there can be
+//! stations that are not known, and to the uplink that carries the port (`team`).
+//!
+//! A port with an address of its own is not taught others unless its security policy lets it change addresses. So the
+//! table is the authority on where the stations of this side are.
+//!
+//! What comes from outside is the business of `outside`.
+
+use std::time::Instant;
+
+use crate::net::drops::DropReason;
+use crate::net::fdb::{Fdb, FdbRow, Key, Learned};
+use crate::net::frame::{Head, Parsed};
+use crate::net::member::Member;
+use crate::net::multicast::{self, GroupRow, Groups, Reach, Recipients};
+use crate::net::outbox::{Egress, Outbox};
+use crate::net::port::{OwnFrames, PortId};
+use crate::net::storm::{self, Storm};
+use crate::net::team::announce::Station;
+use crate::net::team::load::Bytes;
+use crate::net::team::{Carrier, Team};
+use crate::net::vlan::{Class, Domain, PortVlan, PrivateVlans, Tag, TagAction};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::virtio_net::VirtioNetHeader;
+
+use self::outside::Conflicts;
+
+mod outside;
+
+#[derive(Debug)]
+struct Slot {
+    member: Member,
+    up: bool,
+    /// The last source that needed no more learning, and the table's second and generation then.
+    fresh: Option<(Key, u32, u64)>,
+    storm: Option<Box<Storm>>,
+}
+
+impl Slot {
+    /// Whether stations can be behind the port that are not known.
+    const fn learns(&self) -> bool {
+        self.member.security.mac_changes || self.member.mac.is_none()
+    }
+
+    /// What becomes of a frame's tag on the way out of this port.
+    #[inline]
+    fn action(&self, frame: &Passing<'_>) -> Result<TagAction, DropReason> {
+        if !self.up {
+            return Err(DropReason::PortDown);
+        }
+        let member = &self.member;
+        match member.vlan.egress(frame.class, frame.parsed.tag) {
+            Some(_) if frame.isolated && member.isolated => Err(DropReason::Isolated),
+            Some(_) if frame.parsed.stacked && !member.service_tags => {
+                Err(DropReason::VlanNotAllowed)
+            }
+            Some(action) => Ok(action),
+            None if matches!(member.vlan, PortVlan::Private(_)) => Err(DropReason::Isolated),
+            None => Err(DropReason::VlanNotAllowed),
+        }
+    }
+}
+
+/// A frame on its way through the switch.
+struct Passing<'a> {
+    ingress: PortId,
+    /// Its number in the burst.
+    number: u16,
+    class: Class,
+    /// Whether it came from an isolated port.
+    isolated: bool,
+    head: &'a Head,
+    parsed: &'a Parsed,
+}
+
+/// What kind of switch a network has.
+#[derive(Debug, Default)]
+pub struct Spec {
+    /// The team that leads outside.
+    pub team: Option<Team>,
+    /// The secondary VLANs with their primaries.
+    pub private: PrivateVlans,
+    /// Whether multicast goes to those only that want it.
+    pub snooping: bool,
+}
+
+/// The switch of one network.
+#[derive(Debug)]
+pub struct Switch {
+    slots: Vec<Option<Slot>>,
+    /// The ports of this side.
+    members: Vec<PortId>,
+    uplinks: Vec<PortId>,
+    /// Those of this side that get everything that they may.
+    promiscuous: Vec<PortId>,
+    /// Those whose address can be in several domains.
+    trunks: Vec<PortId>,
+    fdb: Fdb,
+    private: PrivateVlans,
+    groups: Option<Groups>,
+    team: Option<Team>,
+    conflicts: Conflicts,
+    /// The last destination, what it was found to be, and the table's generation and second then.
+    recent: (Key, Option<PortId>, u64, u32),
+    swept: Instant,
+    now: Instant,
+}
+
+impl Switch {
+    /// Starts a switch without ports.
+    pub fn new(spec: Spec, now: Instant) -> Self {
+        let nowhere = Key::new(Domain::UNTAGGED, MacAddr::ZERO);
+        Self {
+            slots: Vec::new(),
+            members: Vec::new(),
+            uplinks: Vec::new(),
+            promiscuous: Vec::new(),
+            trunks: Vec::new(),
+            fdb: Fdb::new(now),
+            private: spec.private,
+            groups: spec.snooping.then(Groups::new),
+            team: spec.team,
+            conflicts: Conflicts::default(),
+            recent: (nowhere, None, u64::MAX, 0),
+            swept: now,
+            now,
+        }
+    }
+
+    /// Adds a port, down at first. Its own address is tied to it for good, in the domain of its untagged frames.
+    pub fn add(&mut self, port: PortId, member: Member) {
+        if self.slots.len() <= port.index() {
+            self.slots.resize_with(port.index() + 1, || None);
+        }
+        if member.uplink {
+            self.uplinks.push(port);
+        } else {
+            self.members.push(port);
+            if member.security.promiscuous {
+                self.promiscuous.push(port);
+            }
+            if let Some(mac) = member.mac {
+                if member.vlan.is_trunk() {
+                    self.trunks.push(port);
+                }
+                if let Ok(class) = member.vlan.classify(Tag::Untagged, &self.private) {
+                    self.fdb.fix(Key::new(class.domain, mac), port);
+                }
+            }
+            if let Some(team) = &mut self.team {
+                team.attach(port, member.policy, member.mac, self.now);
+            }
+        }
+        let limited = member.storm != storm::Limits::default();
+        self.slots[port.index()] = Some(Slot {
+            up: false,
+            fresh: None,
+            storm: limited.then(|| Box::new(Storm::new(member.storm, self.now))),
+            member,
+        });
+    }
+
+    /// Removes an uplink. What it carried moves.
+    pub fn remove_uplink(&mut self, port: PortId, own: &mut OwnFrames) {
+        if let Some(slot) = self.slots.get_mut(port.index()) {
+            *slot = None;
+        }
+        self.uplinks.retain(|uplink| *uplink != port);
+        if let Some(groups) = &mut self.groups {
+            groups.forget(port);
+        }
+        if let Some(team) = &mut self.team {
+            team.remove_uplink(port, self.now);
+        }
+        self.settle(own);
+    }
+
+    /// The team, if there is one.
+    pub const fn team(&self) -> Option<&Team> {
+        self.team.as_ref()
+    }
+
+    /// The team, to be changed; [`Switch::settle`] is to be called afterwards.
+    pub const fn team_mut(&mut self) -> Option<&mut Team> {
+        self.team.as_mut()
+    }
+
+    /// Says whether frames can be handed to a port, and of an uplink, what its adapter says of itself. What was learned
+    /// behind a port that goes down is forgotten.
+    pub fn set_up(
+        &mut self,
+        port: PortId,
+        up: bool,
+        adapter: Option<(MacAddr, Option<u64>)>,
+        own: &mut OwnFrames,
+    ) {
+        let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        if slot.up == up {
+            return;
+        }
+        slot.up = up;
+        slot.fresh = None;
+        let uplink = slot.member.uplink;
+        self.fdb.forget(port);
+        if let Some(groups) = &mut self.groups {
+            if up && !uplink {
+                groups.welcome(port, self.now);
+            } else {
+                groups.forget(port);
+            }
+        }
+        match &mut self.team {
+            Some(team) if uplink => team.set_link(port, up, adapter, self.now),
+            Some(team) if up => team.note_up(port),
+            Some(team) => team.note_down(port),
+            None => {}
+        }
+        self.settle(own);
+    }
+
+    /// Whether some uplink can carry a port; always so where there is no team.
+    pub fn is_carried(&self, port: PortId) -> bool {
+        let policy = self.slot(port).map_or(0, |slot| slot.member.policy);
+        self.team.as_ref().is_none_or(|team| team.carries(policy))
+    }
+
+    /// Moves the switch's time on; once a burst is enough.
+    #[inline]
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
+        self.fdb.set_now(now);
+    }
+
+    /// The next time at which `handle_timeout` has work to do.
+    pub fn poll_timeout(&self) -> Instant {
+        let sweep = self.swept + Fdb::SWEEP;
+        let team = self.team.as_ref().and_then(Team::poll_timeout);
+        let groups = self.groups.as_ref().and_then(Groups::poll_timeout);
+        team.into_iter().chain(groups).fold(sweep, Instant::min)
+    }
+
+    /// Does what is due: ages addresses and groups, and has the team do its part. `counted` tells what went through a
+    /// port. Tells whether it was time to look for what operators should know.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        counted: impl Fn(PortId) -> Bytes,
+        own: &mut OwnFrames,
+    ) -> bool {
+        self.set_now(now);
+        if let Some(groups) = &mut self.groups {
+            groups.handle_timeout(now);
+        }
+        let due = now >= self.swept + Fdb::SWEEP;
+        if due {
+            self.swept = now;
+            self.fdb.sweep();
+        }
+        if let Some(team) = &mut self.team {
+            team.handle_timeout(now, counted, own);
+            if due {
+                team.retain_stations(|key| self.fdb.lookup(key).is_some());
+            }
+        }
+        self.settle(own);
+        due
+    }
+
+    /// Announces the stations that have moved, and all that is due.
+    pub fn settle(&mut self, own: &mut OwnFrames) {
+        let Some(team) = &mut self.team else {
+            return;
+        };
+        let moved = team.take_moved();
+        if !moved.is_empty() {
+            let (slots, fdb) = (&self.slots, &self.fdb);
+            let slot = |port: PortId| slots.get(port.index()).and_then(Option::as_ref);
+            let stations: Vec<_> = fdb
+                .behind(&moved)
+                .into_iter()
+                .filter_map(|(port, key)| {
+                    let slot = slot(port).filter(|slot| slot.up)?;
+                    let class = match slot.member.vlan {
+                        PortVlan::Private(private) => private.class(),
+                        PortVlan::Untagged
+                        | PortVlan::Access(_)
+                        | PortVlan::All
+                        | PortVlan::Trunk(_) => key.domain().into(),
+                    };
+                    Some(Station {
+                        port,
+                        mac: key.mac(),
+                        domain: key.domain(),
+                        wire: class.wire,
+                    })
+                })
+                .collect();
+            team.announce(&stations, self.now);
+        }
+        team.send_announcements(self.now, own);
+    }
+
+    /// Decides where a frame from `ingress` goes, and puts it into `out`.
+    ///
+    /// # Errors
+    ///
+    /// The frame must not pass.
+    #[inline]
+    pub fn forward(
+        &mut self,
+        ingress: PortId,
+        number: u16,
+        head: &Head,
+        parsed: &Parsed,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let Some(slot) = self.slots.get(ingress.index()).and_then(Option::as_ref) else {
+            return Err(DropReason::PortDown);
+        };
+        let member = &slot.member;
+        if member.uplink {
+            return self.forward_from_outside(ingress, number, head, parsed, out);
+        }
+        if !parsed.src.is_station() {
+            return Err(DropReason::BadSource);
+        }
+        let class = member.vlan.classify(parsed.tag, &self.private)?;
+        // Behind the tag that a switch takes off, another would say where the frame really goes.
+        if parsed.stacked && !member.service_tags {
+            return Err(DropReason::VlanNotAllowed);
+        }
+        member.guards.check(head, parsed)?;
+        let frame = Passing {
+            ingress,
+            number,
+            class,
+            isolated: member.isolated,
+            head,
+            parsed,
+        };
+        let source = Key::new(class.domain, parsed.src);
+        if slot.fresh != Some((source, self.fdb.second(), self.fdb.generation())) {
+            self.admit(ingress, source)?;
+        }
+        if let Some(team) = &mut self.team {
+            team.observe(class.domain, head, parsed);
+        }
+        let passed = if parsed.dst.is_group() {
+            self.forward_group(&frame, out)
+        } else {
+            match self.lookup(Key::new(class.domain, parsed.dst)) {
+                Some(port) if port == ingress => Err(DropReason::SamePort),
+                Some(port) => self.deliver(port, &frame, out),
+                None => self.forward_unknown(&frame, out),
+            }
+        };
+        if !self.promiscuous.is_empty() && passed.is_ok() {
+            self.mirror(&frame, out);
+        }
+        passed
+    }
+
+    #[inline]
+    fn lookup(&mut self, key: Key) -> Option<PortId> {
+        let (known, port, generation, second) = self.recent;
+        if known == key && generation == self.fdb.generation() && second == self.fdb.second() {
+            return port;
+        }
+        let port = self.fdb.lookup(key);
+        self.recent = (key, port, self.fdb.generation(), self.fdb.second());
+        port
+    }
+
+    /// Checks that a port may send from an address, and learns it.
+    fn admit(&mut self, ingress: PortId, source: Key) -> Result<(), DropReason> {
+        let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let own = slot.member.mac.is_none_or(|mac| mac == source.mac());
+        if !own && !slot.member.security.forged_transmits {
+            return Err(DropReason::ForgedSource);
+        }
+        let learned = if own || slot.member.security.mac_changes {
+            self.fdb.learn(source, ingress)
+        } else {
+            match self.fdb.find(source) {
+                Some((port, true)) if port != ingress => Learned::FixedAt(port),
+                Some(_) | None => Learned::Full,
+            }
+        };
+        match learned {
+            Learned::FixedAt(port) if self.is_up(port) => Err(DropReason::SourceConflict),
+            Learned::Here => {
+                let (second, generation) = (self.fdb.second(), self.fdb.generation());
+                if let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) {
+                    slot.fresh = Some((source, second, generation));
+                }
+                Ok(())
+            }
+            Learned::FixedAt(_) | Learned::Full => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn deliver(
+        &self,
+        port: PortId,
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let slot = self.slot(port).ok_or(DropReason::PortDown)?;
+        let action = slot.action(frame)?;
+        out.push(
+            port,
+            Egress {
+                frame: frame.number,
+                action,
+            },
+        );
+        Ok(())
+    }
+
+    /// Carries a frame of this side to a group.
+    fn forward_group(
+        &mut self,
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let dst = frame.parsed.dst;
+        if dst.is_reserved() {
+            return Err(DropReason::ReservedAddress);
+        }
+        let kind = if dst == MacAddr::BROADCAST {
+            storm::Kind::Broadcast
+        } else {
+            storm::Kind::Multicast
+        };
+        self.calm(frame.ingress, kind)?;
+        self.flood(frame, out, |_, _| true);
+        // A frame that nobody here wants may be wanted outside.
+        self.send_outside(frame, out);
+        Ok(())
+    }
+
+    /// Carries a frame of this side to a station that is not known.
+    fn forward_unknown(
+        &mut self,
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        self.calm(frame.ingress, storm::Kind::UnknownUnicast)?;
+        let dst = frame.parsed.dst;
+        for port in &self.members {
+            let Some(slot) = self.slot(*port).filter(|_| *port != frame.ingress) else {
+                continue;
+            };
+            if (slot.learns() || slot.member.mac == Some(dst))
+                && let Ok(action) = slot.action(frame)
+            {
+                out.push(
+                    *port,
+                    Egress {
+                        frame: frame.number,
+                        action,
+                    },
+                );
+            }
+        }
+        if self.send_outside(frame, out) || self.uplinks.is_empty() {
+            Ok(())
+        } else {
+            Err(DropReason::NoUplink)
+        }
+    }
+
+    /// Lets what goes to many pass as often as the port may send it.
+    fn calm(&mut self, ingress: PortId, kind: storm::Kind) -> Result<(), DropReason> {
+        let now = self.now;
+        let slot = self.slots.get_mut(ingress.index()).and_then(Option::as_mut);
+        match slot.and_then(|slot| slot.storm.as_mut()) {
+            Some(storm) => storm.admit(kind, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands a group frame to those ports of this side that want it and that `wanted` admits.
+    fn flood(
+        &self,
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+        wanted: impl Fn(PortId, &Slot) -> bool,
+    ) {
+        let mut push = |port: PortId| {
+            if port != frame.ingress
+                && let Some(slot) = self.slot(port)
+                && !slot.member.uplink
+                && let Ok(action) = slot.action(frame)
+                && wanted(port, slot)
+            {
+                out.push(
+                    port,
+                    Egress {
+                        frame: frame.number,
+                        action,
+                    },
+                );
+            }
+        };
+        let domain = frame.class.domain;
+        if let Some(groups) = &self.groups
+            && frame.parsed.dst != MacAddr::BROADCAST
+        {
+            let membership = multicast::is_membership(frame.head, frame.parsed);
+            match multicast::reach(frame.head, frame.parsed) {
+                Reach::Everyone => self.members.iter().for_each(|port| push(*port)),
+                Reach::Routers => groups.routers(domain).iter().for_each(|port| push(*port)),
+                Reach::Members => match groups.recipients(domain, frame.parsed.dst) {
+                    Recipients::Everyone => self.members.iter().for_each(|port| push(*port)),
+                    Recipients::Only(ports) => ports.iter().for_each(&mut push),
+                },
+            }
+            if membership {
+                out.keep(frame.number);
+            }
+            return;
+        }
+        self.members.iter().for_each(|port| push(*port));
+    }
+
+    /// Sends a frame of this side outside, by the uplink that carries it; tells whether there was one.
+    #[inline]
+    fn send_outside(&self, frame: &Passing<'_>, out: &mut Outbox) -> bool {
+        let Some(team) = &self.team else {
+            return self.send_by(&self.uplinks, frame, out);
+        };
+        match team.carrier(frame.ingress, frame.head, frame.parsed) {
+            Carrier::One(uplink) => self.send_by(&[uplink], frame, out),
+            Carrier::Each(uplinks) => self.send_by(uplinks, frame, out),
+            Carrier::Nobody => false,
+        }
+    }
+
+    #[inline]
+    fn send_by(&self, uplinks: &[PortId], frame: &Passing<'_>, out: &mut Outbox) -> bool {
+        uplinks.iter().fold(false, |sent, uplink| {
+            self.deliver(*uplink, frame, out).is_ok() || sent
+        })
+    }
+
+    /// Shows a frame to the ports that get everything.
+    #[cold]
+    fn mirror(&self, frame: &Passing<'_>, out: &mut Outbox) {
+        for port in &self.promiscuous {
+            if *port != frame.ingress && !out.has(*port, frame.number) {
+                // What it may not see, it does not.
+                let _ = self.deliver(*port, frame, out);
+            }
+        }
+    }
+
+    /// Reads a frame that the switch had kept for itself, whole: what it is told by switches outside, and who wants
+    /// which group.
+    pub fn handle_own(&mut self, ingress: PortId, frame: &[u8], own: &mut OwnFrames) {
+        let mut head = Head::default();
+        head.fill(frame, VirtioNetHeader::default());
+        let Some(slot) = self.slots.get(ingress.index()).and_then(Option::as_ref) else {
+            return;
+        };
+        let Ok(parsed) = head.parse() else {
+            return;
+        };
+        if slot.member.uplink
+            && let Some(team) = &mut self.team
+            && team.is_control(&head, &parsed)
+        {
+            team.handle_control(ingress, frame, self.now, own);
+            self.settle(own);
+            return;
+        }
+        if let Some(groups) = &mut self.groups
+            && let Ok(class) = slot.member.vlan.classify(parsed.tag, &self.private)
+        {
+            groups.handle_frame(class.domain, ingress, frame, self.now);
+        }
+    }
+
+    #[inline]
+    fn slot(&self, port: PortId) -> Option<&Slot> {
+        self.slots.get(port.index()).and_then(Option::as_ref)
+    }
+
+    fn is_up(&self, port: PortId) -> bool {
+        self.slot(port).is_some_and(|slot| slot.up)
+    }
+
+    /// The forwarding table by VLAN and address.
+    pub fn fdb_rows(&self) -> Vec<FdbRow> {
+        self.fdb.rows()
+    }
+
+    /// The groups that somebody wants.
+    pub fn group_rows(&self) -> Vec<GroupRow> {
+        self.groups.as_ref().map_or_else(Vec::new, Groups::rows)
+    }
+
+    /// Tells whether the forwarding table takes no more addresses.
+    pub fn is_fdb_full(&self) -> bool {
+        self.fdb.is_full()
+    }
+
+    /// The ports that have learned as many addresses as a port can.
+    pub fn full_ports(&self) -> Vec<PortId> {
+        let mut ports: Vec<PortId> = self.fdb.full_ports().collect();
+        ports.sort_unstable();
+        ports
+    }
+}
