@@ -10,6 +10,7 @@ pub mod dhcp;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod lacp;
 pub mod udp;
 pub mod virtio_net;
 
