@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod offload;
 pub mod port;
 pub mod switch;
+pub mod team;
 pub mod vlan;
 
 /// The present, as the engine read it: for intervals and for what is kept on disk.

@@ -1,0 +1,3 @@
+//! Teams: several uplinks that serve as one.
+
+pub mod lacp;
