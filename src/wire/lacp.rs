@@ -1,7 +1,7 @@
 //! LACPDUs and Marker PDUs (IEEE 802.1AX-2014, 6.4.2 and 6.5.3), both Slow Protocols of IEEE 802.3, annex 57A.
 //!
-//! A receiver finds the fields by their place and checks no version, TLV type or reserved byte, as 6.4.2.4 wants it:
-//! later versions of the protocol add behind what is read here. It may check the lengths, and this one does.
+//! A receiver finds the fields by their place and checks no version, TLV type or reserved byte (6.4.12), for later
+//! versions of the protocol add behind what is read here. It may check the lengths, and this one does.
 
 use std::fmt;
 
