@@ -290,7 +290,13 @@ impl Member {
     pub(super) fn handle_lacpdu(&mut self, spec: &Spec, pdu: &Lacpdu, now: Instant) {
         self.counters.received += 1;
         let actor = self.actor(spec);
-        let told = State::ACTIVITY | State::TIMEOUT | State::SYNCHRONIZATION | State::AGGREGATION;
+        // The standard leaves out collecting. But if the PDU that told of it was lost, a partner that controls collecting
+        // and distributing independently would not send until the next one, 30 s later at the slow rate.
+        let told = State::ACTIVITY
+            | State::TIMEOUT
+            | State::AGGREGATION
+            | State::SYNCHRONIZATION
+            | State::COLLECTING;
         let knows_us = pdu.partner.names_same(&actor);
         if !knows_us || !pdu.partner.state.agrees(actor.state, told) {
             self.need_to_transmit(now);

@@ -652,6 +652,49 @@ fn a_partner_that_means_somebody_else_is_not_in_sync() {
 }
 
 #[test]
+fn a_partner_that_neither_end_would_keep_talking_is_not_in_sync() {
+    let mut lab = alone(passive(1), &[P1]);
+    let mut payload = says(9, 7, 1, SYNCED, &lab.status((0, P1)));
+    payload[18] = SYNCED.0;
+    lab.hear_bytes(P1, &payload);
+    assert_eq!(lab.status((0, P1)).mux, Mux::Attached);
+    lab.hear(P1, 9, 7, SYNCED);
+    assert_eq!(lab.senders(0), [P1], "it would");
+}
+
+#[test]
+fn only_a_partner_that_is_wrong_about_us_is_answered_at_once() {
+    let mut lab = alone(spec(1), &[P1]);
+    // Never in sync, so that nothing else is to be said.
+    lab.hear(P1, 9, 7, State::AGGREGATION);
+    lab.advance(2 * SECOND);
+    let right = lab.status((0, P1));
+    let mut elsewhere = right;
+    elsewhere.actor.key += 1;
+    let mut slower = right;
+    slower.actor.state = slower.actor.state.with(State::TIMEOUT, false);
+    let mut collecting = right;
+    collecting.actor.state = collecting.actor.state.with(State::COLLECTING, true);
+    // That we distribute is ours to know.
+    let mut detail = right;
+    detail.actor.state = detail.actor.state.with(State::DISTRIBUTING, true);
+    let cases = [
+        (right, 0),
+        (elsewhere, 1),
+        (slower, 1),
+        (collecting, 1),
+        (detail, 0),
+    ];
+    for (of, answers) in cases {
+        lab.advance(SECOND);
+        let sent = lab.status((0, P1)).counters.sent;
+        lab.hear_bytes(P1, &says(9, 7, P1.0, State::AGGREGATION, &of));
+        let sent = lab.status((0, P1)).counters.sent - sent;
+        assert_eq!(sent, answers, "{:?}", of.actor);
+    }
+}
+
+#[test]
 fn a_partner_that_is_another_now_is_put_in_sync_anew() {
     let mut lab = alone(spec(1), &[P1]);
     lab.hear(P1, 9, 7, SYNCED);
@@ -668,6 +711,24 @@ fn links_that_the_partner_wants_alone_are_used_alone() {
     lab.hear(P1, 9, 7, individual);
     lab.hear(P2, 9, 7, individual);
     assert_eq!(lab.senders(0), [P1]);
+
+    let mut lab = alone(spec(1), &[P1]);
+    let mut other = lab.status((0, P1));
+    other.actor.port += 1;
+    lab.hear_bytes(P1, &says(9, 7, 1, individual, &other));
+    assert_eq!(lab.senders(0), [P1], "such a link needs no agreement");
+}
+
+#[test]
+fn more_members_are_better_than_more_bandwidth() {
+    let mut lab = Lab::new(&[spec(1), spec(2)]);
+    for (port, speed) in [(P1, 10 * GIGABIT), (P2, GIGABIT), (P3, GIGABIT)] {
+        lab.join((0, port), (1, port));
+        lab.link((0, port), true, Some(speed));
+        lab.link((1, port), true, Some(speed));
+    }
+    lab.advance(10 * SECOND);
+    lab.assert_both_use(&[P2, P3]);
 }
 
 #[test]
@@ -927,6 +988,28 @@ proptest! {
         for (index, delay) in delays.into_iter().enumerate() {
             lab.link((index % 2, ports[index / 2]), true, Some(GIGABIT));
             lab.advance(Duration::from_millis(delay));
+        }
+        lab.advance(AGGREGATE_WAIT + SECOND);
+        lab.assert_both_use(&ports);
+    }
+
+    #[test]
+    fn two_teams_find_back_to_every_wire_after_any_cuts(
+        cuts in proptest::collection::vec((0..2_usize, 0..3_u16, any::<bool>(), 0..4000_u64), 0..30),
+        specs in prop_oneof![
+            Just([spec(1), with_fallback(2)]),
+            Just([spec(2), passive(1)]),
+            Just([slow(1), spec(2)]),
+        ],
+    ) {
+        let ports: Vec<PortId> = (0..3).map(PortId).collect();
+        let mut lab = Lab::pair(specs, &ports);
+        for (team, port, carries, delay) in cuts {
+            lab.carry((team, PortId(port)), carries);
+            lab.advance(Duration::from_millis(delay));
+        }
+        for team in 0..2 {
+            ports.iter().for_each(|port| lab.carry((team, *port), true));
         }
         lab.advance(AGGREGATE_WAIT + SECOND);
         lab.assert_both_use(&ports);
