@@ -17,6 +17,7 @@ pub mod ipv6;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
+pub mod lacp;
 pub mod udp;
 pub mod virtio_net;
 
