@@ -14,14 +14,17 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use self::uplinks::ChangeError;
+use self::uplinks::{NewUplink, OldUplink};
 use self::worker::{Command, Worker};
 use crate::net::member::Member;
 use crate::net::multicast::GroupRow;
 use crate::net::port::PortId;
+use crate::net::team::Role;
 use crate::net::team::view::TeamView;
 use crate::net::vlan::PrivateVlans;
 use crate::net::{dhcp, gateway as net_gateway, team};
-use crate::ports::{PortSpec, PortState};
+use crate::ports::{PortSpec, PortState, packet};
 use crate::wire::ethernet::MacAddr;
 
 mod gateway;
@@ -70,6 +73,8 @@ pub struct NetworkPort {
     pub member: Member,
     /// Whether its link goes down while no uplink can carry it.
     pub follow_uplinks: bool,
+    /// Of an uplink whose adapter does not tell: its speed in bits a second.
+    pub speed: Option<u64>,
     /// What it is.
     pub port: PortSpec,
 }
@@ -310,6 +315,50 @@ impl Engine {
         let (reply, snapshot) = crossbeam_channel::bounded(1);
         self.command(Command::Snapshot(reply));
         snapshot.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Takes an adapter into the team of a network that has one, while frames flow.
+    ///
+    /// # Errors
+    ///
+    /// There is no such network or adapter, or the adapter is used already.
+    pub fn add_uplink(
+        &self,
+        network: &str,
+        uplink: packet::Spec,
+        role: Role,
+    ) -> Result<(), ChangeError> {
+        let name = uplink.interface.clone();
+        // Opened here: the worker need not wait for it.
+        let port = PortSpec::Packet(uplink).open()?;
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.command(Command::AddUplink(Box::new(NewUplink {
+            network: network.to_owned(),
+            name,
+            role,
+            port,
+            reply,
+        })));
+        answer
+            .recv_timeout(PATIENCE)
+            .unwrap_or(Err(ChangeError::NoAnswer))
+    }
+
+    /// Lets go of an adapter, while frames flow. What it carried moves to others.
+    ///
+    /// # Errors
+    ///
+    /// The network has no such uplink.
+    pub fn remove_uplink(&self, network: &str, uplink: &str) -> Result<(), ChangeError> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.command(Command::RemoveUplink(OldUplink {
+            network: network.to_owned(),
+            name: uplink.to_owned(),
+            reply,
+        }));
+        answer
+            .recv_timeout(PATIENCE)
+            .unwrap_or(Err(ChangeError::NoAnswer))
     }
 
     /// Stops the worker and closes every port. A worker that does not answer is left behind.

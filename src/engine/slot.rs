@@ -1,6 +1,7 @@
 //! A port in a worker's hands: its counters, its link, and what is logged of it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Count, PortSnapshot};
@@ -10,7 +11,7 @@ use crate::net::port::{OwnFrames, PortId};
 use crate::net::switch::Switch;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::Burst;
-use crate::ports::{Port, PortFault};
+use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::ethernet::MacAddr;
 
 /// A port of a worker, and what it knows of it.
@@ -34,6 +35,49 @@ pub(super) struct Slot {
     pub(super) egress: Count,
     pub(super) drops: Drops,
     pub(super) lines: Lines,
+}
+
+const VACANT: &str = "vacant";
+
+/// What stands where a port was: nothing comes and nothing goes.
+struct Vacant;
+
+impl Port for Vacant {
+    fn watch(&mut self, _watcher: Watcher) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn receive(&mut self, _burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
+        Ok(())
+    }
+
+    fn release(&mut self, burst: &mut Burst) {
+        burst.clear();
+    }
+
+    fn transmit(
+        &mut self,
+        _burst: &Burst,
+        _batch: &[Egress],
+        _drops: &mut Drops,
+    ) -> Result<Sent, PortFault> {
+        Ok(Sent::default())
+    }
+
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    fn status(&self) -> PortStatus {
+        PortStatus {
+            state: PortState::Down,
+            features: Vec::new(),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        false
+    }
 }
 
 /// How many lines about one port are logged within [`Lines::WINDOW`]: a guest can cause them at will.
@@ -93,6 +137,20 @@ impl Slot {
                 count: 0,
             },
         }
+    }
+
+    /// Whether the port is gone, and its number free.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.kind == VACANT
+    }
+
+    /// Leaves nothing of the port but its number.
+    pub(super) fn vacate(&mut self, now: Instant) {
+        let nothing = Self::new(String::new(), VACANT, usize::MAX, Box::new(Vacant), now);
+        *self = Self {
+            hot: false,
+            ..nothing
+        };
     }
 
     pub(super) fn heat(&mut self) {

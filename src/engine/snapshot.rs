@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::slot::Slot;
 use super::worker::{LOGGED, Worker, clock};
 use super::{FdbEntry, NetworkSnapshot, Snapshot};
 use crate::net::Now;
 use crate::net::port::PortId;
-use crate::net::team::Team;
 
 impl Worker {
     /// What an operator should know about a network, one sentence each.
@@ -15,10 +13,20 @@ impl Worker {
         let network = &self.networks[index];
         let slots = || self.slots.iter().filter(|slot| slot.network == index);
         let mut advisories = Vec::new();
-        for uplink in slots().filter(|slot| slot.kind == "uplink" && !slot.up) {
-            let name = &uplink.name;
+        let name = |port: PortId| &self.slots[port.index()].name;
+        if let Some(team) = network.switch.team() {
+            advisories.extend(team.advisories(now.instant));
+        }
+        if let Some(vlans) = network.switch.unused_vlans() {
             advisories.push(format!(
-                "uplink {name} has no link, or is gone: guests do not reach the outside"
+                "frames come in by the uplinks that no port group carries, of VLAN {vlans}"
+            ));
+        }
+        for conflict in network.switch.conflicts() {
+            let (mac, frames) = (conflict.mac, conflict.frames);
+            let (port, uplink) = (name(conflict.port), name(conflict.uplink));
+            advisories.push(format!(
+                "the address {mac} of port {port} is used outside too, behind uplink {uplink}; {frames} frames were dropped"
             ));
         }
         if let Some(gateway) = slots().find_map(|slot| slot.port.gateway()) {
@@ -33,7 +41,7 @@ impl Worker {
             advisories.push(text.to_owned());
         }
         for port in network.switch.full_ports() {
-            let name = &self.slots[port.index()].name;
+            let name = name(port);
             advisories.push(format!(
                 "port {name} has shown as many addresses as are learned of one port"
             ));
@@ -42,7 +50,7 @@ impl Worker {
     }
 
     /// Logs the advisories that are new. What follows a semicolon or comma may change with time, and is not looked at.
-    fn log_advisories(&mut self, index: usize, now: Now) {
+    pub(super) fn log_advisories(&mut self, index: usize, now: Now) {
         let advisories = self.advisories(index, now);
         let network = &mut self.networks[index];
         let mut logged = BTreeSet::new();
@@ -56,7 +64,7 @@ impl Worker {
         network.logged = logged;
     }
 
-    fn snapshot(&mut self) -> Snapshot {
+    pub(super) fn snapshot(&mut self) -> Snapshot {
         let now = clock();
         for network in &mut self.networks {
             network.switch.set_now(now.instant);
@@ -67,7 +75,14 @@ impl Worker {
             NetworkSnapshot {
                 name: network.name.to_string(),
                 advisories: self.advisories(index, now),
-                ports: slots().map(Slot::snapshot).collect(),
+                ports: (0..)
+                    .map(PortId)
+                    .zip(&self.slots)
+                    .filter(|(_, slot)| slot.network == index)
+                    .map(|(id, slot)| slot.snapshot(id))
+                    .collect(),
+                team: network.switch.team().map(|team| team.view(now.instant)),
+                groups: network.switch.group_rows(),
                 leases: slots()
                     .find_map(|slot| slot.port.gateway())
                     .map(|gateway| gateway.leases(now))

@@ -20,37 +20,47 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::gateway::GatewayPort;
 use super::slot::Slot;
-use super::{Durable, FdbEntry, Ledger, NetworkSnapshot, NetworkSpec, Snapshot, Spec, StartError};
+use super::uplinks::{NewUplink, OldUplink};
+use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError};
 use crate::net::Now;
 use crate::net::gateway::Gateway;
+use crate::net::member::Member;
 use crate::net::offload;
-use crate::net::port::PortId;
-use crate::net::switch::{Member, Outbox, Switch};
+use crate::net::outbox::Outbox;
+use crate::net::port::{OwnFrames, PortId};
+use crate::net::switch::{self, Switch};
+use crate::net::team::Team;
+use crate::net::team::load::Bytes;
+use crate::net::vlan::TagAction;
 use crate::ports::Watcher;
 use crate::ports::burst::Burst;
+use crate::wire::virtio_net::VirtioNetHeader;
 
 /// How often epoll is asked while a port is hot.
 const EVENTS_EVERY: Duration = Duration::from_micros(20);
 /// How many new advisories of a network are logged at once.
-const LOGGED: usize = 10;
+pub(super) const LOGGED: usize = 10;
 /// The token of the descriptors that concern the worker itself.
 const OWN: u64 = u32::MAX as u64;
 
 /// What the control thread asks of a worker.
-#[derive(Debug)]
 pub(super) enum Command {
     /// Say what everything looks like.
     Snapshot(Sender<Snapshot>),
+    /// Take an uplink, open already, into the team of a network.
+    AddUplink(Box<NewUplink>),
+    /// Let go of an uplink.
+    RemoveUplink(OldUplink),
     /// Close every port and end.
     Stop,
 }
 
-struct Network {
-    name: Arc<str>,
+pub(super) struct Network {
+    pub(super) name: Arc<str>,
     mtu: u16,
-    switch: Switch,
+    pub(super) switch: Switch,
     /// What of its advisories has been logged.
-    logged: BTreeSet<String>,
+    pub(super) logged: BTreeSet<String>,
 }
 
 struct Epoll(RawFd);
@@ -64,21 +74,24 @@ impl Drop for Epoll {
 
 /// One worker.
 pub(super) struct Worker {
-    slots: Vec<Slot>,
-    networks: Vec<Network>,
-    hot: Vec<PortId>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) networks: Vec<Network>,
+    pub(super) hot: Vec<PortId>,
     burst: Burst,
     outbox: Outbox,
+    /// What a network has to say of itself.
+    pub(super) own: OwnFrames,
+    own_burst: Burst,
     next_timer: Option<Instant>,
     commands: Receiver<Command>,
-    durable: Durable,
+    pub(super) durable: Durable,
     epoll: Epoll,
     /// Kept open for epoll.
     _wake: EventFd,
 }
 
 /// Reads the clocks.
-fn clock() -> Now {
+pub(super) fn clock() -> Now {
     Now {
         instant: Instant::now(),
         wall: SystemTime::now(),
@@ -105,6 +118,8 @@ impl Worker {
             hot: Vec::new(),
             burst: Burst::default(),
             outbox: Outbox::default(),
+            own: OwnFrames::default(),
+            own_burst: Burst::default(),
             next_timer: None,
             commands,
             durable: durable.clone(),
@@ -135,7 +150,15 @@ impl Worker {
         self.networks.push(Network {
             name: Arc::clone(&name),
             mtu: spec.mtu,
-            switch: Switch::new(now.instant),
+            switch: Switch::new(
+                switch::Spec {
+                    // Beacons of a former run must not be taken for those of this one.
+                    team: spec.team.map(|team| Team::new(team, run(now), now.instant)),
+                    private: spec.private_vlans,
+                    snooping: spec.snooping,
+                },
+                now.instant,
+            ),
             logged: BTreeSet::new(),
         });
         for member in spec.ports {
@@ -149,9 +172,14 @@ impl Worker {
             let slot = Slot {
                 port_group: member.port_group,
                 mac: member.member.mac,
+                follow_uplinks: member.follow_uplinks,
                 ..slot
             };
-            self.add(slot, member.member)?;
+            let uplink = member.member.uplink.then(|| slot.name.clone());
+            let port = self.add(slot, member.member)?;
+            if let (Some(name), Some(team)) = (uplink, self.networks[index].switch.team_mut()) {
+                team.add_uplink(port, &name, member.speed, now.instant);
+            }
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
@@ -179,21 +207,23 @@ impl Worker {
         Ok(())
     }
 
-    fn add(&mut self, mut slot: Slot, member: Member) -> Result<(), StartError> {
-        let id = u16::try_from(self.slots.len())
-            .map_err(|_| io::Error::other("more than 65536 ports"))?;
+    /// Takes a port, where one was that is gone, or at the end.
+    pub(super) fn add(&mut self, mut slot: Slot, member: Member) -> io::Result<PortId> {
+        let vacant = self.slots.iter().position(Slot::is_vacant);
+        let index = vacant.unwrap_or(self.slots.len());
+        let id = u16::try_from(index).map_err(|_| io::Error::other("more than 65536 ports"))?;
         let port = PortId(id);
         slot.port.watch(Watcher::new(self.epoll.0, u64::from(id)))?;
-        let switch = &mut self.networks[slot.network].switch;
-        switch.add(port, member);
-        if let Some(mac) = slot.mac {
-            switch.fix(port, mac);
-        }
+        self.networks[slot.network].switch.add(port, member);
         self.outbox.reserve(port);
         // The first visit finds out what was there before anybody watched.
         self.hot.push(port);
-        self.slots.push(slot);
-        Ok(())
+        if vacant.is_some() {
+            self.slots[index] = slot;
+        } else {
+            self.slots.push(slot);
+        }
+        Ok(port)
     }
 
     /// Moves frames until it is told to stop.
@@ -260,8 +290,45 @@ impl Worker {
             return;
         };
         slot.port.handle_event();
-        let switch = &mut self.networks[slot.network].switch;
-        slot.follow_link(port, switch, now);
+        let network = slot.network;
+        let switch = &mut self.networks[network].switch;
+        slot.follow_link(port, switch, now, &mut self.own);
+        self.follow_switch(network, now);
+    }
+
+    /// Sends what a network has to say of itself, and follows what has become of its uplinks.
+    pub(super) fn follow_switch(&mut self, network: usize, now: Instant) {
+        let Self {
+            slots,
+            networks,
+            own,
+            own_burst,
+            ..
+        } = self;
+        let network_name = &networks[network].name;
+        let mut frames = own.frames.drain(..).peekable();
+        while let Some((port, frame)) = frames.next() {
+            own_burst.push_owned(frame, VirtioNetHeader::default());
+            let more = frames.peek().is_some_and(|(next, _)| *next == port);
+            if more && own_burst.room() > 0 {
+                continue;
+            }
+            if let Some(slot) = slots.get_mut(port.index()) {
+                slot.send_own(own_burst, network_name, now);
+            }
+            own_burst.clear();
+        }
+        drop(frames);
+        let switch = &networks[network].switch;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            if slot.follow_uplinks
+                && slot.network == network
+                && let Ok(id) = u16::try_from(index)
+            {
+                slot.follow_uplinks(switch.is_carried(PortId(id)));
+            }
+        }
+        self.next_timer = earlier(self.next_timer, Some(switch.poll_timeout()));
     }
 
     fn heat(&mut self, port: PortId) {
@@ -279,6 +346,7 @@ impl Worker {
             networks,
             burst,
             outbox,
+            own,
             hot,
             next_timer,
             ..
@@ -289,9 +357,14 @@ impl Worker {
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
         }
-        slot.follow_link(ingress, &mut network.switch, now);
+        let (was_up, of_network) = (slot.up, slot.network);
+        slot.follow_link(ingress, &mut network.switch, now, own);
+        let mut changed = slot.up != was_up;
         if burst.is_empty() {
             slot.port.release(burst);
+            if changed {
+                self.follow_switch(of_network, now);
+            }
             return false;
         }
         network.switch.set_now(now);
@@ -301,7 +374,11 @@ impl Worker {
             slot.ingress.bytes += u64::from(head.frame_len);
             let passed = offload::check(head, network.mtu)
                 .and_then(|()| head.parse())
-                .and_then(|parsed| network.switch.forward(ingress, index, parsed, outbox));
+                .and_then(|parsed| {
+                    network
+                        .switch
+                        .forward(ingress, index, head, &parsed, outbox)
+                });
             if let Err(reason) = passed {
                 slot.drops.count(reason);
             }
@@ -321,7 +398,9 @@ impl Worker {
                 }
                 Err(fault) => slot.report(&network.name, &fault, now),
             }
-            slot.follow_link(port, &mut network.switch, now);
+            let was_up = slot.up;
+            slot.follow_link(port, &mut network.switch, now, own);
+            changed |= slot.up != was_up;
             if slot.answers {
                 *next_timer = earlier(*next_timer, slot.port.poll_timeout());
                 if !slot.hot {
@@ -330,16 +409,41 @@ impl Worker {
                 }
             }
         });
+        if outbox.has_own() {
+            changed = true;
+            for index in outbox.take_own() {
+                let frame = &burst.frames()[usize::from(index)];
+                let mut copy = Vec::new();
+                burst.copy_frame(frame, TagAction::Keep, &mut copy);
+                network.switch.handle_own(ingress, &copy, own);
+            }
+        }
         slots[ingress.index()].port.release(burst);
+        if changed {
+            self.follow_switch(of_network, now);
+        }
         true
     }
 
     fn handle_timers(&mut self) {
         let now = clock();
         for index in 0..self.networks.len() {
-            if self.networks[index].switch.handle_timeout(now.instant) {
+            let (slots, switch) = (&self.slots, &mut self.networks[index].switch);
+            if switch.poll_timeout() > now.instant {
+                continue;
+            }
+            let counted = |port: PortId| {
+                slots
+                    .get(port.index())
+                    .map_or_else(Bytes::default, |slot| Bytes {
+                        ingress: slot.ingress.bytes,
+                        egress: slot.egress.bytes,
+                    })
+            };
+            if switch.handle_timeout(now.instant, counted, &mut self.own) {
                 self.log_advisories(index, now);
             }
+            self.follow_switch(index, now.instant);
         }
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -354,7 +458,7 @@ impl Worker {
         self.plan_timer();
     }
 
-    fn plan_timer(&mut self) {
+    pub(super) fn plan_timer(&mut self) {
         let ports = self
             .slots
             .iter()
@@ -382,11 +486,23 @@ impl Worker {
                     // Who asked may have gone.
                     let _ = reply.send(self.snapshot());
                 }
-                Command::Stop => return true,
+                Command::AddUplink(new) => self.add_uplink(*new),
+                Command::RemoveUplink(old) => self.remove_uplink(&old),
+                Command::Stop => {
+                    self.say_good_bye();
+                    return true;
+                }
             }
         }
         false
     }
+}
+
+/// A number that is another one each time that the daemon is started.
+fn run(now: Now) -> u32 {
+    now.wall
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos())
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

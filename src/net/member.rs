@@ -28,4 +28,3 @@ pub struct Member {
     /// Which policy of the team says what carries it.
     pub policy: usize,
 }
-

@@ -14,10 +14,10 @@ pub mod icmp;
 pub mod igmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod lacp;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
-pub mod lacp;
 pub mod udp;
 pub mod virtio_net;
 

@@ -113,6 +113,7 @@ impl Lan {
                 port_group: None,
                 member: Member::default(),
                 follow_uplinks: false,
+                speed: None,
                 port,
             }
         });

@@ -9,8 +9,8 @@ use crate::control::plan::dhcp::Client;
 use crate::control::plan::{Network, Plan};
 use crate::engine::{NetworkPort, NetworkSpec, Spec};
 use crate::net::dhcp::Record;
-use crate::net::security::Security;
 use crate::net::member::Member;
+use crate::net::security::Security;
 use crate::net::vlan::{PortVlan, PrivateVlans};
 use crate::net::{address, dhcp, gateway};
 use crate::ports::{PortSpec, guest, packet, tap};
@@ -48,6 +48,7 @@ impl Plan {
                     ..Member::default()
                 },
                 follow_uplinks: false,
+                speed: None,
                 port: PortSpec::Packet(packet::Spec {
                     interface: uplink.clone(),
                 }),
@@ -72,6 +73,7 @@ impl Plan {
                     ..Member::default()
                 },
                 follow_uplinks: false,
+                speed: None,
                 port: PortSpec::Tap(tap),
             });
         }
@@ -94,6 +96,7 @@ impl Plan {
                     ..Member::default()
                 },
                 follow_uplinks: false,
+                speed: None,
                 port: PortSpec::Guest(guest),
             });
         }

@@ -430,11 +430,7 @@ impl Switch {
     }
 
     /// Carries a frame of this side to a group.
-    fn forward_group(
-        &mut self,
-        frame: &Passing<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), DropReason> {
+    fn forward_group(&mut self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
         let dst = frame.parsed.dst;
         if dst.is_reserved() {
             return Err(DropReason::ReservedAddress);
@@ -452,11 +448,7 @@ impl Switch {
     }
 
     /// Carries a frame of this side to a station that is not known.
-    fn forward_unknown(
-        &mut self,
-        frame: &Passing<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), DropReason> {
+    fn forward_unknown(&mut self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
         self.calm(frame.ingress, storm::Kind::UnknownUnicast)?;
         let dst = frame.parsed.dst;
         for port in &self.members {
@@ -493,12 +485,7 @@ impl Switch {
     }
 
     /// Hands a group frame to those ports of this side that want it and that `wanted` admits.
-    fn flood(
-        &self,
-        frame: &Passing<'_>,
-        out: &mut Outbox,
-        wanted: impl Fn(PortId, &Slot) -> bool,
-    ) {
+    fn flood(&self, frame: &Passing<'_>, out: &mut Outbox, wanted: impl Fn(PortId, &Slot) -> bool) {
         let mut push = |port: PortId| {
             if port != frame.ingress
                 && let Some(slot) = self.slot(port)

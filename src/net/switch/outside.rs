@@ -152,7 +152,10 @@ impl Switch {
     /// Looks for a port of several domains whose address this is, and that has not been heard of in this domain yet.
     fn deliver_to_trunk(&self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
         let dst = frame.parsed.dst;
-        let own = |port: &&PortId| self.slot(**port).is_some_and(|slot| slot.member.mac == Some(dst));
+        let own = |port: &&PortId| {
+            self.slot(**port)
+                .is_some_and(|slot| slot.member.mac == Some(dst))
+        };
         match self.trunks.iter().find(own) {
             Some(port) if !self.admits(frame.ingress, *port, Some(dst)) => {
                 Err(DropReason::ReverseFilter)
@@ -206,8 +209,7 @@ impl Switch {
     /// The addresses of this side that are used outside too.
     pub fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
         self.conflicts.0.iter().filter(|conflict| {
-            conflict.frames >= FRAMES
-                && self.now.saturating_duration_since(conflict.last) < OVER
+            conflict.frames >= FRAMES && self.now.saturating_duration_since(conflict.last) < OVER
         })
     }
 

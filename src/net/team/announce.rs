@@ -116,27 +116,33 @@ impl Announcer {
         }
         let mut pending = std::mem::take(&mut self.pending);
         let mut room = AT_ONCE;
-        pending.retain_mut(|Pending { station, round, due }| {
-            if *due > now {
-                return true;
-            }
-            if room == 0 {
-                *due = now + BREATH;
-                return true;
-            }
-            room -= 1;
-            if let Some(uplink) = carrier(station) {
-                for mut frame in self.frames(station) {
-                    if station.wire != Domain::UNTAGGED {
-                        ethernet::insert_tag(&mut frame, Tci(station.wire.number()));
-                    }
-                    out.send(uplink, frame);
+        pending.retain_mut(
+            |Pending {
+                 station,
+                 round,
+                 due,
+             }| {
+                if *due > now {
+                    return true;
                 }
-            }
-            *due = now + if *round == 0 { FIRST_PAUSE } else { PAUSE };
-            *round += 1;
-            *round < ROUNDS
-        });
+                if room == 0 {
+                    *due = now + BREATH;
+                    return true;
+                }
+                room -= 1;
+                if let Some(uplink) = carrier(station) {
+                    for mut frame in self.frames(station) {
+                        if station.wire != Domain::UNTAGGED {
+                            ethernet::insert_tag(&mut frame, Tci(station.wire.number()));
+                        }
+                        out.send(uplink, frame);
+                    }
+                }
+                *due = now + if *round == 0 { FIRST_PAUSE } else { PAUSE };
+                *round += 1;
+                *round < ROUNDS
+            },
+        );
         self.pending = pending;
         self.plan();
     }
@@ -334,7 +340,10 @@ mod tests {
         }
         let key = Key::new(Domain::UNTAGGED, MAC);
         let kept = announcer.stations[&key].ipv4.clone();
-        assert_eq!(kept, [16, 17, 18, 19].map(|last| Ipv4Addr::new(10, 0, 0, last)));
+        assert_eq!(
+            kept,
+            [16, 17, 18, 19].map(|last| Ipv4Addr::new(10, 0, 0, last))
+        );
         announcer.retain(|other| other != key);
         assert!(announcer.stations.is_empty());
     }
@@ -353,7 +362,10 @@ mod tests {
         let mut out = OwnFrames::default();
         announcer.handle_timeout(start, |_| Some(UPLINK), &mut out);
         assert_eq!(out.frames.len(), AT_ONCE);
-        assert_eq!(out.frames.len() + said(&mut announcer, start).len(), PENDING * 5);
+        assert_eq!(
+            out.frames.len() + said(&mut announcer, start).len(),
+            PENDING * 5
+        );
     }
 
     #[test]
