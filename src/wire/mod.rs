@@ -9,7 +9,9 @@ pub mod checksum;
 pub mod dhcp;
 pub mod ethernet;
 pub mod icmp;
+pub mod igmp;
 pub mod ipv4;
+pub mod mld;
 pub mod udp;
 pub mod virtio_net;
 
