@@ -13,6 +13,7 @@ pub mod frame;
 pub mod gateway;
 pub mod offload;
 pub mod port;
+pub mod storm;
 pub mod switch;
 pub mod vlan;
 
