@@ -11,6 +11,7 @@ pub mod drops;
 pub mod fdb;
 pub mod frame;
 pub mod gateway;
+pub mod guard;
 pub mod offload;
 pub mod port;
 pub mod storm;
