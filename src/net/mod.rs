@@ -12,6 +12,7 @@ pub mod fdb;
 pub mod frame;
 pub mod gateway;
 pub mod guard;
+pub mod multicast;
 pub mod offload;
 pub mod port;
 pub mod storm;
