@@ -15,6 +15,7 @@ pub mod guard;
 pub mod member;
 pub mod multicast;
 pub mod neighbours;
+pub mod multicast;
 pub mod offload;
 pub mod outbox;
 pub mod port;
