@@ -9,7 +9,7 @@ use vmlan::net::frame::Head;
 use vmlan::net::member::Member;
 use vmlan::net::offload;
 use vmlan::net::outbox::Outbox;
-use vmlan::net::port::PortId;
+use vmlan::net::port::{OwnFrames, PortId};
 use vmlan::net::switch::{Spec, Switch};
 use vmlan::net::vlan::{PortVlan, VlanId};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
@@ -23,7 +23,7 @@ fn station(number: u32) -> MacAddr {
 }
 
 fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
-    let mut switch = Switch::new(Instant::now());
+    let mut switch = Switch::new(Spec::default(), Instant::now());
     let mut outbox = Outbox::default();
     for port in (0..ports).map(PortId) {
         switch.add(
@@ -34,7 +34,7 @@ fn switch(ports: u16, vlan: PortVlan) -> (Switch, Outbox) {
                 ..Member::default()
             },
         );
-        switch.set_up(port, true);
+        switch.set_up(port, true, None, &mut OwnFrames::default());
         outbox.reserve(port);
     }
     (switch, outbox)
@@ -54,7 +54,7 @@ fn run(switch: &mut Switch, outbox: &mut Outbox, heads: &mut [Head], ingress: Po
     for (index, head) in (0..).zip(heads) {
         let passed = offload::check(head, 1500)
             .and_then(|()| head.parse())
-            .and_then(|parsed| switch.forward(ingress, index, parsed, outbox));
+            .and_then(|parsed| switch.forward(ingress, index, head, &parsed, outbox));
         let _ = black_box(passed);
     }
     outbox.drain(|port, batch| {
@@ -71,10 +71,9 @@ fn decisions(criterion: &mut Criterion) {
         let share = Fdb::PORT_LIMIT;
         for number in 0..stations {
             let port = PortId(u16::try_from(number / share + 1).expect("64 ports are enough"));
-            let learned = head(station(number), MacAddr::BROADCAST)
-                .parse()
-                .expect("a whole header");
-            let _ = switch.forward(port, 0, learned, &mut outbox);
+            let head = head(station(number), MacAddr::BROADCAST);
+            let parsed = head.parse().expect("a whole header");
+            let _ = switch.forward(port, 0, &head, &parsed, &mut outbox);
             outbox.drain(|_, _| {});
         }
         let source = station(u32::MAX);

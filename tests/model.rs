@@ -11,8 +11,10 @@ use vmlan::net::fdb::Fdb;
 use vmlan::net::frame::Head;
 use vmlan::net::member::Member;
 use vmlan::net::outbox::Outbox;
-use vmlan::net::port::PortId;
+use vmlan::net::port::{OwnFrames, PortId};
+use vmlan::net::security::Security;
 use vmlan::net::switch::{Spec, Switch};
+use vmlan::net::team::load::Bytes;
 use vmlan::net::vlan::{PortVlan, VlanId};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
 use vmlan::wire::virtio_net::VirtioNetHeader;
@@ -128,8 +130,26 @@ impl Naive {
                     let form = self.form(at, vlan, tag).ok_or(DropReason::VlanNotAllowed)?;
                     return Ok(BTreeMap::from([(at, form)]));
                 }
-                None if uplink => return Err(DropReason::UnknownUnicast),
-                None => {}
+                None if uplink => {
+                    // The address of a port of all VLANs is known in each of them.
+                    let trunk = |entry: &&(u16, u8, u16)| {
+                        entry.1 == dst && self.ports[usize::from(entry.2)].0 == 4095
+                    };
+                    let Some(at) = self.fixed.iter().find(trunk).map(|entry| entry.2) else {
+                        return Err(DropReason::UnknownUnicast);
+                    };
+                    if !up(at) {
+                        return Err(DropReason::PortDown);
+                    }
+                    let form = self.form(at, vlan, tag).ok_or(DropReason::VlanNotAllowed)?;
+                    return Ok(BTreeMap::from([(at, form)]));
+                }
+                None => {
+                    let uplinks = || (0..PORTS).filter(|at| self.ports[usize::from(*at)].1);
+                    if uplinks().next().is_some() && !uplinks().any(up) {
+                        return Err(DropReason::NoUplink);
+                    }
+                }
             }
         }
         let others = (0..PORTS).filter(|at| *at != port && up(*at));
@@ -158,11 +178,11 @@ proptest! {
     #[test]
     fn the_switch_does_what_a_naive_one_does(
         members in proptest::collection::vec(member(), usize::from(PORTS)),
-        fixed in proptest::collection::btree_map(0..6u8, 0..PORTS, 0..3),
+        fixed in proptest::collection::btree_map(0..PORTS, 0..6u8, 0..3),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let start = Instant::now();
-        let (mut switch, mut naive) = (Switch::new(start), Naive::default());
+        let (mut switch, mut naive) = (Switch::new(Spec::default(), start), Naive::default());
         let mut outbox = Outbox::default();
         for (id, (vlan, uplink)) in (0..).zip(&members) {
             let port_vlan = match VlanId::new(*vlan) {
@@ -170,18 +190,20 @@ proptest! {
                 None if *vlan == 0 => PortVlan::Untagged,
                 None => PortVlan::All,
             };
-            switch.add(PortId(id), Member { vlan: port_vlan, uplink: *uplink, ..Member::default() });
-            switch.set_up(PortId(id), true);
+            // Outside addresses belong to no port, and an address to one.
+            let mac = fixed.get(&id).filter(|mac| !*uplink && naive.fixed.iter().all(|entry| entry.1 != **mac));
+            switch.add(PortId(id), Member {
+                vlan: port_vlan,
+                uplink: *uplink,
+                service_tags: true,
+                mac: mac.map(|mac| station(*mac)),
+                security: Security::LEGACY,
+                ..Member::default()
+            });
+            switch.set_up(PortId(id), true, None, &mut OwnFrames::default());
             outbox.reserve(PortId(id));
             naive.ports.push((*vlan, *uplink, true));
-        }
-        for (mac, port) in fixed {
-            // Outside addresses belong to no port.
-            let (vlan, uplink) = members[usize::from(port)];
-            if !uplink {
-                switch.fix(PortId(port), station(mac));
-                naive.fixed.push((if vlan == 4095 { 0 } else { vlan }, mac, port));
-            }
+            naive.fixed.extend(mac.map(|mac| (if *vlan == 4095 { 0 } else { *vlan }, *mac, id)));
         }
         for step in steps {
             match step {
@@ -189,19 +211,19 @@ proptest! {
                     naive.now += seconds;
                     let now = start + Duration::from_secs(naive.now);
                     switch.set_now(now);
-                    switch.handle_timeout(now);
+                    switch.handle_timeout(now, |_| Bytes::default(), &mut OwnFrames::default());
                 }
                 Step::Link { port, up } => {
                     if naive.ports[usize::from(port)].2 != up {
                         naive.ports[usize::from(port)].2 = up;
                         naive.learned.retain(|entry| entry.2 != port);
                     }
-                    switch.set_up(PortId(port), up);
+                    switch.set_up(PortId(port), up, None, &mut OwnFrames::default());
                 }
                 Step::Frame { port, src, dst, tag } => {
                     let mut head = Head::default();
                     head.fill(&frame(src, dst, tag), VirtioNetHeader::default());
-                    let passed = head.parse().and_then(|parsed| switch.forward(PortId(port), 0, parsed, &mut outbox));
+                    let passed = head.parse().and_then(|parsed| switch.forward(PortId(port), 0, &head, &parsed, &mut outbox));
                     let mut out = Out::new();
                     outbox.drain(|to, batch| {
                         let form = tag_of(head.with_tag(batch[0].action).bytes());

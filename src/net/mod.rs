@@ -15,7 +15,6 @@ pub mod guard;
 pub mod member;
 pub mod multicast;
 pub mod neighbours;
-pub mod multicast;
 pub mod offload;
 pub mod outbox;
 pub mod port;

@@ -18,7 +18,6 @@ pub mod lacp;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
-pub mod mld;
 pub mod udp;
 pub mod virtio_net;
 

@@ -19,7 +19,7 @@ use crate::net::drops::DropReason;
 use crate::net::fdb::{Fdb, FdbRow, Key, Learned};
 use crate::net::frame::{Head, Parsed};
 use crate::net::member::Member;
-use crate::net::multicast::{self, GroupRow, Groups, Reach, Recipients};
+use crate::net::multicast::{GroupRow, Groups};
 use crate::net::outbox::{Egress, Outbox};
 use crate::net::port::{OwnFrames, PortId};
 use crate::net::storm::{self, Storm};
@@ -32,6 +32,7 @@ use crate::wire::virtio_net::VirtioNetHeader;
 
 use self::outside::Conflicts;
 
+mod many;
 mod outside;
 
 #[derive(Debug)]
@@ -429,100 +430,6 @@ impl Switch {
         Ok(())
     }
 
-    /// Carries a frame of this side to a group.
-    fn forward_group(&mut self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
-        let dst = frame.parsed.dst;
-        if dst.is_reserved() {
-            return Err(DropReason::ReservedAddress);
-        }
-        let kind = if dst == MacAddr::BROADCAST {
-            storm::Kind::Broadcast
-        } else {
-            storm::Kind::Multicast
-        };
-        self.calm(frame.ingress, kind)?;
-        self.flood(frame, out, |_, _| true);
-        // A frame that nobody here wants may be wanted outside.
-        self.send_outside(frame, out);
-        Ok(())
-    }
-
-    /// Carries a frame of this side to a station that is not known.
-    fn forward_unknown(&mut self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
-        self.calm(frame.ingress, storm::Kind::UnknownUnicast)?;
-        let dst = frame.parsed.dst;
-        for port in &self.members {
-            let Some(slot) = self.slot(*port).filter(|_| *port != frame.ingress) else {
-                continue;
-            };
-            if (slot.learns() || slot.member.mac == Some(dst))
-                && let Ok(action) = slot.action(frame)
-            {
-                out.push(
-                    *port,
-                    Egress {
-                        frame: frame.number,
-                        action,
-                    },
-                );
-            }
-        }
-        if self.send_outside(frame, out) || self.uplinks.is_empty() {
-            Ok(())
-        } else {
-            Err(DropReason::NoUplink)
-        }
-    }
-
-    /// Lets what goes to many pass as often as the port may send it.
-    fn calm(&mut self, ingress: PortId, kind: storm::Kind) -> Result<(), DropReason> {
-        let now = self.now;
-        let slot = self.slots.get_mut(ingress.index()).and_then(Option::as_mut);
-        match slot.and_then(|slot| slot.storm.as_mut()) {
-            Some(storm) => storm.admit(kind, now),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands a group frame to those ports of this side that want it and that `wanted` admits.
-    fn flood(&self, frame: &Passing<'_>, out: &mut Outbox, wanted: impl Fn(PortId, &Slot) -> bool) {
-        let mut push = |port: PortId| {
-            if port != frame.ingress
-                && let Some(slot) = self.slot(port)
-                && !slot.member.uplink
-                && let Ok(action) = slot.action(frame)
-                && wanted(port, slot)
-            {
-                out.push(
-                    port,
-                    Egress {
-                        frame: frame.number,
-                        action,
-                    },
-                );
-            }
-        };
-        let domain = frame.class.domain;
-        if let Some(groups) = &self.groups
-            && frame.parsed.dst != MacAddr::BROADCAST
-        {
-            let membership = multicast::is_membership(frame.head, frame.parsed);
-            match multicast::reach(frame.head, frame.parsed) {
-                Reach::Everyone => self.members.iter().for_each(|port| push(*port)),
-                Reach::Routers => groups.routers(domain).iter().for_each(|port| push(*port)),
-                Reach::Members => match groups.recipients(domain, frame.parsed.dst) {
-                    Recipients::Everyone => self.members.iter().for_each(|port| push(*port)),
-                    Recipients::Only(ports) => ports.iter().for_each(&mut push),
-                },
-            }
-            if membership {
-                out.keep(frame.number);
-            }
-            return;
-        }
-        self.members.iter().for_each(|port| push(*port));
-    }
-
     /// Sends a frame of this side outside, by the uplink that carries it; tells whether there was one.
     #[inline]
     fn send_outside(&self, frame: &Passing<'_>, out: &mut Outbox) -> bool {
@@ -541,17 +448,6 @@ impl Switch {
         uplinks.iter().fold(false, |sent, uplink| {
             self.deliver(*uplink, frame, out).is_ok() || sent
         })
-    }
-
-    /// Shows a frame to the ports that get everything.
-    #[cold]
-    fn mirror(&self, frame: &Passing<'_>, out: &mut Outbox) {
-        for port in &self.promiscuous {
-            if *port != frame.ingress && !out.has(*port, frame.number) {
-                // What it may not see, it does not.
-                let _ = self.deliver(*port, frame, out);
-            }
-        }
     }
 
     /// Reads a frame that the switch had kept for itself, whole: what it is told by switches outside, and who wants

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::fdb::Key;
 use crate::net::frame::{Head, Parsed};
-use crate::net::neighbours::{self, Neighbours};
+use crate::net::neighbours::Neighbours;
 use crate::net::port::{OwnFrames, PortId};
 use crate::net::vlan::{Domain, Tag, VlanId};
 use crate::wire::beacon::Beacon;
@@ -29,6 +29,7 @@ use self::announce::{Announcer, Station};
 use self::beacon::{Beacons, Verdict};
 use self::lacp::Lacp;
 use self::load::{Bytes, Line, Loads};
+use self::rule::{Attached, Rule, Use, Way, Why, use_of};
 use self::uplink::Uplink;
 
 pub mod announce;
@@ -38,95 +39,11 @@ pub mod load;
 pub mod view;
 
 mod balance;
+mod rule;
+mod spec;
 mod uplink;
 
-/// For how long after a move the former uplink may still bring frames to the port.
-const UNDER_WAY: Duration = Duration::from_secs(1);
-
-/// What a team is to be.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// The network's name, by which the teams of one host tell their beacons apart.
-    pub name: String,
-    /// How the ports of the network are spread: the network's own policy first, then those of port groups.
-    pub policies: Vec<Policy>,
-    /// How long an uplink must have a link before it is used; not waited for where nothing else has one.
-    pub up_delay: Duration,
-    /// How long an uplink may be without a link before it is given up.
-    pub down_delay: Duration,
-    /// How the team speaks LACP; exactly where the first policy balances by it.
-    pub lacp: Option<lacp::Spec>,
-    /// What is said to and heard from the neighbours of the uplinks.
-    pub discovery: neighbours::Spec,
-}
-
-/// How the ports of one port group, or all others of the network, are spread over the uplinks.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Policy {
-    /// The port group, or none for the network's own policy.
-    pub port_group: Option<String>,
-    /// The names of the uplinks that are used while they work, in their order.
-    pub active: Vec<String>,
-    /// The names of those that take the place of an active one that fails, in their order.
-    pub standby: Vec<String>,
-    /// By what the ports or frames are spread.
-    pub load_balancing: LoadBalancing,
-    /// How an uplink is found to have failed.
-    pub detection: Detection,
-    /// Whether the switches outside are told where an address is now.
-    pub notify_switches: bool,
-    /// Whether an uplink that works again displaces the one that took its place.
-    pub failback: bool,
-    /// Whether frames from an uplink reach those ports only that it carries.
-    pub reverse_filter: bool,
-}
-
-/// By what ports or frames are spread over the active uplinks.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LoadBalancing {
-    /// By the port's number; ESXi's "route based on originating virtual port".
-    #[default]
-    PortId,
-    /// By each frame's source address.
-    SourceMac,
-    /// By each packet's addresses; wants a static channel at the other end.
-    IpHash,
-    /// The first active uplink that works carries everything.
-    Explicit,
-    /// By the port's number, and away from uplinks that are busy.
-    LoadBased,
-    /// By LACP (IEEE 802.1AX), over those uplinks that the partner aggregates.
-    Lacp(Hash),
-}
-
-/// What of a frame chooses the uplink of a LACP team.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Hash {
-    /// The Ethernet addresses and the VLAN.
-    Layer2,
-    /// Also the IP addresses.
-    Layer23,
-    /// Also the ports of TCP and UDP.
-    #[default]
-    Layer34,
-}
-
-/// How an uplink is found to have failed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Detection {
-    /// It has no link.
-    #[default]
-    Link,
-    /// It has no link, or beacons that other uplinks send do not reach it.
-    Beacon,
-}
-
-impl LoadBalancing {
-    /// Whether the other end takes all uplinks for one, so that it does not matter by which a frame comes.
-    const fn is_channel(self) -> bool {
-        matches!(self, Self::IpHash | Self::Lacp(_))
-    }
-}
+pub use self::spec::{Detection, Hash, LoadBalancing, Policy, Spec};
 
 /// What may become of an uplink that is added to a running team.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -146,60 +63,6 @@ pub enum Carrier<'a> {
     Each(&'a [PortId]),
     /// No uplink works.
     Nobody,
-}
-
-/// Why a port has the uplink that it has.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
-    /// It is the one that the policy chooses.
-    Chosen,
-    /// The one that the policy would choose does not work.
-    Failover,
-    /// The one that the policy chooses works again.
-    Failback,
-    /// The former one was busy.
-    Load,
-}
-
-/// How a port's frames find their uplink.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Way {
-    /// They all take one, or there is none.
-    Fixed(Option<PortId>),
-    /// It depends on the frame, or on nothing.
-    Policy,
-}
-
-#[derive(Debug)]
-struct Attached {
-    /// How many ports were attached before it: by this the ports are spread.
-    number: u32,
-    policy: usize,
-    mac: Option<MacAddr>,
-    way: Way,
-    /// Whether it had an uplink before.
-    settled: bool,
-    since: Instant,
-    why: Why,
-    former: Option<(PortId, Instant)>,
-}
-
-/// A policy, and what it makes of the uplinks as they are now.
-#[derive(Debug)]
-struct Rule {
-    policy: Policy,
-    used: Use,
-}
-
-/// The uplinks that a policy uses now.
-#[derive(Debug, Default, Eq, PartialEq)]
-struct Use {
-    /// In the order of the places of its active ones.
-    places: Vec<PortId>,
-    /// The first of them in the policy's order, active before standby.
-    first: Option<PortId>,
-    /// Beacons leave open which of them works.
-    ambiguous: bool,
 }
 
 /// A team of uplinks.
@@ -673,169 +536,6 @@ impl Team {
                 continue;
             }
             self.note_up(PortId(port));
-        }
-    }
-}
-
-impl Attached {
-    /// Whether it never had an uplink.
-    fn is_new(&self) -> bool {
-        self.way == Way::Fixed(None) && !self.settled
-    }
-
-    fn move_to(&mut self, way: Way, why: Why, now: Instant) {
-        self.former = match self.way {
-            Way::Fixed(Some(former)) => Some((former, now + UNDER_WAY)),
-            Way::Fixed(None) | Way::Policy => None,
-        };
-        self.settled |= way != Way::Fixed(None);
-        self.way = way;
-        self.why = why;
-        self.since = now;
-    }
-}
-
-/// What a policy makes of its uplinks. `judge` tells of an uplink that works.
-///
-/// The place of an active uplink that fails is taken by the next standby one; a place that nobody takes is left out.
-fn use_of(
-    policy: &Policy,
-    before: &[PortId],
-    judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
-) -> Use {
-    let working = |names: &[String]| -> Vec<Option<(PortId, Verdict)>> {
-        names.iter().map(|name| judge(name)).collect()
-    };
-    let (active, standby) = (working(&policy.active), working(&policy.standby));
-    let stays = |uplink: &(PortId, Verdict)| policy.failback || before.contains(&uplink.0);
-    let mut places: Vec<_> = active.iter().map(|uplink| uplink.filter(stays)).collect();
-    let mut fill = |index: usize, uplink: Option<(PortId, Verdict)>| {
-        if places[index].is_none() && uplink.is_some() && !places.contains(&uplink) {
-            places[index] = uplink;
-        }
-    };
-    for index in 0..active.len() {
-        if !policy.failback {
-            // Who took another's place keeps it, even if that one works again.
-            let kept = standby.iter().flatten().copied();
-            kept.filter(stays)
-                .for_each(|uplink| fill(index, Some(uplink)));
-        }
-        fill(index, active[index]);
-        for uplink in &standby {
-            fill(index, *uplink);
-        }
-    }
-    let used: Vec<_> = places.into_iter().flatten().collect();
-    let mut all = active.iter().chain(&standby).flatten();
-    Use {
-        ambiguous: used.len() > 1
-            && used
-                .iter()
-                .all(|(_, verdict)| *verdict == Verdict::Ambiguous),
-        first: all
-            .find(|uplink| used.contains(uplink))
-            .map(|first| first.0),
-        places: used.into_iter().map(|(port, _)| port).collect(),
-    }
-}
-
-impl Rule {
-    /// Which uplink a port gets, and why. One that it has stays while it is used, unless a better one is back.
-    fn place(&self, attached: &Attached, named: impl Fn(&String) -> Option<PortId>) -> (Way, Why) {
-        let (policy, used) = (&self.policy, &self.used.places);
-        let number = attached.number as usize;
-        let home = match policy.load_balancing {
-            _ if used.is_empty() => return (Way::Fixed(None), Why::Failover),
-            _ if self.used.ambiguous => return (Way::Policy, Why::Failover),
-            LoadBalancing::SourceMac | LoadBalancing::IpHash | LoadBalancing::Lacp(_) => {
-                return (Way::Policy, Why::Chosen);
-            }
-            LoadBalancing::PortId | LoadBalancing::LoadBased => {
-                policy.active.get(number % policy.active.len().max(1))
-            }
-            LoadBalancing::Explicit => policy.active.first(),
-        };
-        let home = home.and_then(named).filter(|home| used.contains(home));
-        let current = match attached.way {
-            Way::Fixed(current) => current.filter(|current| used.contains(current)),
-            Way::Policy => None,
-        };
-        let stays = !policy.failback || attached.why == Why::Load;
-        let (uplink, why) = match (current, home) {
-            (Some(current), _) if stays => (current, attached.why),
-            (Some(current), Some(home)) if current == home => (home, attached.why),
-            (_, Some(home)) if attached.is_new() => (home, Why::Chosen),
-            (_, Some(home)) => (home, Why::Failback),
-            (current, None) => {
-                let next = match policy.load_balancing {
-                    LoadBalancing::Explicit => self.used.first,
-                    LoadBalancing::PortId
-                    | LoadBalancing::SourceMac
-                    | LoadBalancing::IpHash
-                    | LoadBalancing::LoadBased
-                    | LoadBalancing::Lacp(_) => current,
-                };
-                let next = next.unwrap_or(used[number % used.len()]);
-                let why = if current == Some(next) {
-                    attached.why
-                } else {
-                    Why::Failover
-                };
-                (next, why)
-            }
-        };
-        (Way::Fixed(Some(uplink)), why)
-    }
-
-    /// By which uplink a frame of a port leaves whose frames do not all take one.
-    fn divide(&self, head: &Head, parsed: &Parsed) -> Carrier<'_> {
-        if self.used.ambiguous {
-            return Carrier::Each(&self.used.places);
-        }
-        let number = match self.policy.load_balancing {
-            LoadBalancing::IpHash => balance::ip_hash(head, parsed),
-            LoadBalancing::Lacp(hash) => balance::lacp(hash, head, parsed),
-            LoadBalancing::SourceMac
-            | LoadBalancing::PortId
-            | LoadBalancing::LoadBased
-            | LoadBalancing::Explicit => balance::source_mac(parsed.src),
-        };
-        match self.choose(number) {
-            Some(uplink) => Carrier::One(uplink),
-            None => Carrier::Nobody,
-        }
-    }
-
-    #[inline]
-    fn choose(&self, number: u32) -> Option<PortId> {
-        let used = &self.used.places;
-        (!used.is_empty()).then(|| used[number as usize % used.len()])
-    }
-
-    /// Which uplink carries a station, where it is one for all its frames.
-    fn carrier_of(&self, mac: MacAddr) -> Option<PortId> {
-        if self.policy.load_balancing.is_channel() {
-            return None;
-        }
-        self.choose(balance::source_mac(mac))
-    }
-
-    /// Whether frames from an uplink reach a station of a port whose frames do not all take one.
-    fn admits(&self, uplink: PortId, mac: Option<MacAddr>) -> bool {
-        if !self.policy.reverse_filter {
-            return true;
-        }
-        if self.policy.load_balancing.is_channel() {
-            return self.used.places.contains(&uplink);
-        }
-        if self.used.ambiguous {
-            // What comes by both comes twice; better than not at all.
-            return self.used.places.contains(&uplink);
-        }
-        match mac {
-            Some(mac) => self.carrier_of(mac) == Some(uplink),
-            None => self.used.first == Some(uplink),
         }
     }
 }

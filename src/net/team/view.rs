@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::beacon::Verdict;
-use super::{Detection, Hash, LoadBalancing, Team, Way, Why};
+use super::rule::{Rule, Way, Why};
+use super::uplink::Uplink;
+use super::{Detection, Hash, LoadBalancing, Team, lacp};
 use crate::net::neighbours::Neighbour;
 use crate::net::port::PortId;
+use crate::net::vlan::VlanId;
 use crate::wire::ethernet::MacAddr;
 
 /// How long after the last one it counts that own frames came back.
@@ -73,7 +76,7 @@ pub struct UplinkView {
     /// Who is at the other end.
     pub neighbours: Vec<Neighbour>,
     /// What LACP has come to.
-    pub lacp: Option<super::lacp::Status>,
+    pub lacp: Option<lacp::Status>,
 }
 
 /// A port that the team carries, at one moment.
@@ -167,7 +170,7 @@ impl Team {
         }
     }
 
-    fn state(&self, uplink: &super::uplink::Uplink) -> &'static str {
+    fn state(&self, uplink: &Uplink) -> &'static str {
         let verdict = self
             .beacons
             .as_ref()
@@ -302,7 +305,7 @@ impl Team {
         advisories
     }
 
-    fn works(&self, name: &str, rule: &super::Rule) -> bool {
+    fn works(&self, name: &str, rule: &Rule) -> bool {
         let uplink = self.uplinks.iter().find(|uplink| uplink.name == name);
         uplink.is_some_and(|uplink| {
             let judged = rule.policy.detection == Detection::Beacon;
@@ -320,11 +323,11 @@ impl Team {
 
     /// All uplinks lead to one switch, as far as the switches tell; a channel has to.
     fn one_switch(&self) -> Option<String> {
-        let channel = |rule: &super::Rule| rule.policy.load_balancing.is_channel();
+        let channel = |rule: &Rule| rule.policy.load_balancing.is_channel();
         if self.uplinks.len() < 2 || self.rules.iter().any(channel) {
             return None;
         }
-        let newest = |uplink: &super::uplink::Uplink| {
+        let newest = |uplink: &Uplink| {
             self.neighbours
                 .neighbours(uplink.port)
                 .next()
@@ -351,7 +354,7 @@ impl Team {
             .uplinks
             .iter()
             .flat_map(|uplink| uplink.vlans.iter())
-            .map(crate::net::vlan::VlanId::number)
+            .map(VlanId::number)
             .filter(|vlan| !wanted(*vlan))
             .collect();
         unused.sort_unstable();
