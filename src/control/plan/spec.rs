@@ -40,6 +40,7 @@ impl Plan {
                 vlan: PortVlan::All,
                 port: PortSpec::Packet(packet::Spec {
                     interface: uplink.clone(),
+                    optional: false,
                 }),
             });
         }
