@@ -39,6 +39,7 @@ use crate::wire::arp::Arp;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, VirtioNetHeader};
 
+mod connection;
 mod door;
 mod link;
 mod memory;
