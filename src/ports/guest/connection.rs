@@ -29,6 +29,7 @@ use super::Spec;
 use super::door::Epoll;
 use super::link::Link;
 use super::message::{Inbox, Message, ReadError, check_event};
+use super::peer::Peer;
 use super::regions::Regions;
 use super::session::{Backend, QUEUES, Session, making_rings};
 use crate::wire::ethernet::MacAddr;
@@ -52,6 +53,8 @@ pub(super) enum End {
     Broken(String),
     /// The framework ended the session.
     Refused,
+    /// The link of the port was set down.
+    LinkDown,
 }
 
 impl From<ReadError> for End {
@@ -138,6 +141,16 @@ impl Connection {
         let _ = self.public.shutdown(std::net::Shutdown::Both);
         let _ = self.private.shutdown(std::net::Shutdown::Both);
         self.daemon.wait()
+    }
+
+    /// Whether the VMM shows its guest that the connection ended, as QEMU does.
+    pub(super) const fn shows_link(&self) -> bool {
+        self.asked_first
+    }
+
+    /// The process of the VMM.
+    pub(super) fn peer(&self) -> Peer {
+        Peer::of(&self.public)
     }
 
     /// Notes that a tick has passed; tells whether a message began too long ago and has not ended.

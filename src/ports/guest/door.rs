@@ -5,27 +5,27 @@
 //! One thread a port accepts connections (or makes them, where the VMM listens) and serves them in turn, without waiting for
 //! any; what is said there is the affair of each (`connection`).
 //!
+//! While the link of the port is set down, the door closes connections of VMMs that show that to their guests, and lets
+//! none in again: see the port's own theory of operation.
+//!
 //! A connection that breaks the protocol is closed with one line in the log; the VMM may connect again. Connections
 //! beyond [`MAX_CONNECTIONS`] are closed at once. A message that stays incomplete for some seconds ends its connection.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use vmm_sys_util::eventfd::EventFd;
-
+use super::bell::{Bell, Order};
 use super::connection::{Connection, End};
+use super::entrance::Entrance;
 use super::link::Link;
+use super::peer::Peer;
 use super::session::Session;
 use super::{Role, Spec};
-use crate::ports::OpenError;
 
 /// How many connections a port serves at once: one that owns it, and some that negotiate.
 const MAX_CONNECTIONS: usize = 4;
@@ -34,76 +34,49 @@ const TICK_MS: i32 = 1000;
 /// How long a port's thread rests after a connection ended or could not be had.
 const REST: Duration = Duration::from_millis(10);
 
-const STOP: u64 = 0;
+const BELL: u64 = 0;
 const LISTENER: u64 = 1;
 /// Tokens of connections: twice their number, and one more for the private side.
 const FIRST_CONNECTION: u64 = 1;
-
-/// Binds the socket of a port whose VMM connects.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, OpenError> {
-    let refuse = |reason: String| OpenError::Socket {
-        path: path.display().to_string(),
-        reason,
-    };
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(refuse(
-                "something that is not a socket is there; remove it or choose another path"
-                    .to_owned(),
-            ));
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(refuse(
-                "another process listens there; stop it or choose another path".to_owned(),
-            ));
-        }
-        Ok(_) => fs::remove_file(path)
-            .map_err(|error| refuse(format!("a stale socket cannot be removed: {error}")))?,
-        Err(_) => {}
-    }
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are said in the system's words")]
-    let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => refuse("its directory does not exist; create it".to_owned()),
-        io::ErrorKind::PermissionDenied => refuse(
-            "permission denied; run as a user who may write to its directory, or choose another runtime_dir".to_owned(),
-        ),
-        _ => refuse(error.to_string()),
-    })?;
-    let prepared = fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-        .and_then(|()| listener.set_nonblocking(true));
-    prepared.map_err(|error| refuse(error.to_string()))?;
-    Ok(listener)
-}
 
 /// What a port's thread works with.
 pub(super) struct Door {
     spec: Spec,
     link: Arc<Link>,
-    listener: Option<UnixListener>,
-    /// Readable when the port closes; kept open for epoll.
-    _stop: EventFd,
+    /// Where VMMs connect; none where they listen.
+    entrance: Option<Entrance>,
+    bell: Arc<Bell>,
+    /// What the worker ordered last.
+    order: Order,
+    /// Whose connections were closed since the link was set down.
+    cut_off: Vec<Peer>,
+    /// Whether it was said that the entrance cannot be opened again.
+    complained: bool,
     epoll: Epoll,
     connections: BTreeMap<u64, Connection>,
 }
 
 impl Door {
-    /// Prepares the door. `stop` becomes readable when the port is to close.
+    /// Prepares the door. `bell` rings when the worker wants something of it.
     pub(super) fn new(
         spec: Spec,
         link: Arc<Link>,
-        listener: Option<UnixListener>,
-        stop: EventFd,
+        entrance: Option<Entrance>,
+        bell: Arc<Bell>,
     ) -> io::Result<Self> {
         let epoll = Epoll(epoll::create(true)?);
-        epoll.add(stop.as_raw_fd(), STOP)?;
-        if let Some(listener) = &listener {
+        epoll.add(bell.as_raw_fd(), BELL)?;
+        if let Some(listener) = entrance.as_ref().and_then(Entrance::listener) {
             epoll.add(listener.as_raw_fd(), LISTENER)?;
         }
         Ok(Self {
             spec,
             link,
-            listener,
-            _stop: stop,
+            entrance,
+            bell,
+            order: Order::default(),
+            cut_off: Vec::new(),
+            complained: false,
             epoll,
             connections: BTreeMap::new(),
         })
@@ -129,7 +102,12 @@ impl Door {
             };
             for event in &events[..count] {
                 match event.data {
-                    STOP => break 'serve,
+                    BELL => {
+                        if self.bell.answer() {
+                            break 'serve;
+                        }
+                        self.follow_order();
+                    }
                     LISTENER => self.accept(),
                     token => self.serve((token - FIRST_CONNECTION) / 2),
                 }
@@ -140,9 +118,9 @@ impl Door {
         }
     }
 
-    /// Connects to a VMM that listens; tried once a tick.
+    /// Connects to a VMM that listens; tried once a tick, but not while the link is set down.
     fn reach_out(&mut self) {
-        if self.spec.role == Role::Server || !self.connections.is_empty() {
+        if self.spec.role == Role::Server || self.order.is_down() || !self.connections.is_empty() {
             return;
         }
         match UnixStream::connect(&self.spec.socket) {
@@ -154,7 +132,8 @@ impl Door {
     }
 
     fn accept(&mut self) {
-        match self.listener.as_ref().map(UnixListener::accept) {
+        let listener = self.entrance.as_ref().and_then(Entrance::listener);
+        match listener.map(UnixListener::accept) {
             Some(Ok((stream, _))) => self.open(stream),
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
                 tracing::debug!(port = self.spec.name, %error, "a connection cannot be accepted");
@@ -162,6 +141,71 @@ impl Door {
             }
             Some(Err(_)) | None => {}
         }
+    }
+
+    /// Follows what the worker ordered meanwhile.
+    fn follow_order(&mut self) {
+        let before = self.order;
+        self.order = self.bell.order();
+        // The guest is to see that the link was down, even if it is up again by now.
+        if self.order.downs() != before.downs() {
+            self.cut_off();
+        }
+        self.let_in();
+        self.reach_out();
+    }
+
+    /// Closes the connections of VMMs that show it to their guests, once their rings run. While the link is down,
+    /// nobody is let in from then on.
+    fn cut_off(&mut self) {
+        let shown = |number: u64, connection: &Connection| {
+            connection.shows_link() && self.link.runs(number)
+        };
+        let numbers: Vec<u64> = self
+            .connections
+            .iter()
+            .filter_map(|(number, connection)| shown(*number, connection).then_some(*number))
+            .collect();
+        for number in numbers {
+            if self.order.is_down()
+                && let Some(entrance) = &mut self.entrance
+                && let Some(connection) = self.connections.get(&number)
+            {
+                entrance.close();
+                self.cut_off.push(connection.peer());
+            }
+            self.close(number, Err(End::LinkDown));
+        }
+    }
+
+    /// Opens the entrance again where it is closed for no reason any more.
+    fn let_in(&mut self) {
+        if self.order.is_down() && !self.cut_off.iter().all(Peer::has_ended) {
+            return;
+        }
+        self.cut_off.clear();
+        let Some(entrance) = &mut self.entrance else {
+            return;
+        };
+        if entrance.listener().is_some() {
+            return;
+        }
+        let watched = match entrance.reopen() {
+            Ok(listener) => {
+                let added = self.epoll.add(listener.as_raw_fd(), LISTENER);
+                added.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = &watched
+            && !self.complained
+        {
+            tracing::error!(port = self.spec.name, reason, "no VMM can connect");
+        }
+        if watched.is_err() {
+            entrance.close();
+        }
+        self.complained = watched.is_err();
     }
 
     fn open(&mut self, stream: UnixStream) {
@@ -208,6 +252,10 @@ impl Door {
                 Err(End::Broken("a message began and did not end".to_owned())),
             );
         }
+        if self.order.is_down() {
+            self.cut_off();
+        }
+        self.let_in();
     }
 
     /// Ends a connection: first the session, then the rings, then the memory.
@@ -223,6 +271,13 @@ impl Door {
         match (end, session) {
             (Ok(()) | Err(End::Closed), _) => {
                 tracing::debug!(port = name, number, "the VMM disconnected")
+            }
+            (Err(End::LinkDown), _) => {
+                tracing::debug!(
+                    port = name,
+                    number,
+                    "closed a connection: the link was set down"
+                )
             }
             (Err(End::Broken(reason)), _) => tracing::warn!(
                 port = name,
