@@ -3,17 +3,22 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use support::*;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vm_memory::{Bytes, GuestAddress};
+use vmlan::net::drops::DropReason;
 use vmlan::ports::PortState;
-use vmlan::ports::guest::Role;
+use vmlan::ports::guest::{self, Guest, Role};
 use vmlan::wire::arp::{Arp, REVERSE_REQUEST};
 use vmlan::wire::checksum::Sum;
 use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
@@ -865,4 +870,222 @@ fn a_vmm_that_talks_without_end_does_not_keep_the_port_from_closing() {
     begin.recv().unwrap();
     drop(lan);
     flood.join().unwrap();
+}
+
+/// A port by itself, and the directory of its socket.
+fn port(role: Role) -> (Worker, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = Guest::open(&guest::Spec {
+        name: "g1".to_owned(),
+        socket: directory.path().join("socket"),
+        role,
+        mac: mac(1),
+        mtu: 1500,
+    });
+    (Worker::new(guest.unwrap()), directory)
+}
+
+/// Connects, and keeps another hand on the connection.
+fn connect(socket: &Path) -> (Vm, UnixStream) {
+    let stream = eventually("the port's socket", || UnixStream::connect(socket).ok());
+    let hand = stream.try_clone().unwrap();
+    (Vm::over(stream, 256), hand)
+}
+
+/// Waits until the connection is closed from the other side.
+fn closed(mut hand: &UnixStream) {
+    hand.set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    match hand.read(&mut [0]) {
+        Ok(len) => assert_eq!(len, 0, "nothing was asked for"),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+    }
+}
+
+fn is_refused(socket: &Path) -> bool {
+    let error = UnixStream::connect(socket).err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Carries a frame each way.
+fn frames_flow(worker: &Worker, vm: &mut Vm) {
+    vm.send(&frame(1, 2, 200));
+    assert_eq!(worker.receive(), frame(1, 2, 200));
+    vm.offer_buffers(1, 2048);
+    eventually("the buffer is seen", || {
+        worker.send(frame(2, 1, 300)).is_none().then_some(())
+    });
+    assert_eq!(vm.receive(), frame(2, 1, 300));
+}
+
+#[test]
+fn a_guest_whose_link_is_set_down_is_disconnected_and_refused_until_it_is_up() {
+    let (worker, directory) = port(Role::Server);
+    let socket = directory.path().join("socket");
+    for _ in 0..3 {
+        let (mut vm, hand) = connect(&socket);
+        vm.start_as_qemu(PLAIN);
+        worker.wait_for_state(PortState::Up);
+        frames_flow(&worker, &mut vm);
+
+        vm.offer_buffers(1, 2048);
+        worker.with(|port| port.set_link(false));
+        assert_eq!(worker.state(), PortState::Down);
+        assert_eq!(worker.send(frame(2, 1, 60)), Some(DropReason::PortDown));
+        closed(&hand);
+        // The entrance was closed before the connection was.
+        assert!(is_refused(&socket));
+        worker.with(|port| port.set_link(false));
+        assert!(is_refused(&socket));
+        assert_eq!(worker.state(), PortState::Down);
+
+        worker.with(|port| {
+            port.set_link(true);
+            port.set_link(true);
+        });
+        worker.wait_for_state(PortState::Waiting);
+    }
+    let (mut vm, _hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    worker.wait_for_state(PortState::Up);
+    frames_flow(&worker, &mut vm);
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660, "as it was at the start");
+    drop(worker);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_link_that_is_down_for_a_moment_only_is_shown_all_the_same() {
+    let (worker, directory) = port(Role::Server);
+    let socket = directory.path().join("socket");
+    let (mut vm, hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    worker.wait_for_state(PortState::Up);
+    worker.with(|port| {
+        port.set_link(false);
+        port.set_link(true);
+    });
+    closed(&hand);
+    let (mut vm, _hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    worker.wait_for_state(PortState::Up);
+    frames_flow(&worker, &mut vm);
+}
+
+#[test]
+fn a_vmm_that_cannot_show_the_link_keeps_its_connection_and_loses_its_frames() {
+    let (worker, directory) = port(Role::Server);
+    let (mut vm, _hand) = connect(&directory.path().join("socket"));
+    vm.start(PLAIN);
+    worker.wait_for_state(PortState::Up);
+    frames_flow(&worker, &mut vm);
+    vm.offer_buffers(1, 2048);
+    worker.with(|port| port.set_link(false));
+    assert_eq!(worker.state(), PortState::Down);
+    assert_eq!(worker.send(frame(2, 1, 60)), Some(DropReason::PortDown));
+    // It is taken, for the switch to drop: a guest that waits for its transmit queue would be worse off.
+    vm.send(&frame(1, 2, 70));
+    assert_eq!(worker.receive(), frame(1, 2, 70));
+    vm.frontend.get_features().unwrap();
+
+    worker.with(|port| port.set_link(true));
+    assert_eq!(worker.state(), PortState::Up, "at once");
+    assert_eq!(worker.send(frame(2, 1, 80)), None);
+    assert_eq!(vm.receive(), frame(2, 1, 80));
+    frames_flow(&worker, &mut vm);
+}
+
+#[test]
+fn a_vmm_may_start_while_the_link_is_down_and_is_cut_off_once_its_rings_run() {
+    let (worker, directory) = port(Role::Server);
+    let socket = directory.path().join("socket");
+    worker.with(|port| port.set_link(false));
+    assert_eq!(worker.state(), PortState::Down);
+    let (mut vm, hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    assert_eq!(worker.state(), PortState::Down);
+    vm.offer_buffers(1, 2048);
+    assert_eq!(worker.send(frame(2, 1, 60)), Some(DropReason::PortDown));
+    closed(&hand);
+    assert!(is_refused(&socket));
+    worker.with(|port| port.set_link(true));
+    let (mut vm, _hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    worker.wait_for_state(PortState::Up);
+    frames_flow(&worker, &mut vm);
+}
+
+/// The socket for the process below.
+const SOCKET: &str = "VMLAN_TEST_SOCKET";
+
+/// Not a test but the process of a VMM, which the next test starts.
+#[test]
+fn vmm_process() {
+    let Some(socket) = std::env::var_os(SOCKET) else {
+        return;
+    };
+    let (mut vm, hand) = connect(Path::new(&socket));
+    vm.start_as_qemu(PLAIN);
+    closed(&hand);
+    std::fs::write(Path::new(&socket).with_file_name("cut off"), "").unwrap();
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn a_vm_that_is_started_anew_while_its_link_is_down_is_let_in() {
+    let (worker, directory) = port(Role::Server);
+    let socket = directory.path().join("socket");
+    worker.with(|port| port.set_link(false));
+    let mut vmm = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "vmm_process"])
+        .env(SOCKET, &socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let cut_off = directory.path().join("cut off");
+    eventually("it is cut off", || cut_off.exists().then_some(()));
+    assert!(
+        is_refused(&socket),
+        "it still runs, and would connect again"
+    );
+    drop(vmm.stdin.take());
+    assert!(vmm.wait().unwrap().success());
+    let (mut vm, hand) = connect(&socket);
+    vm.start_as_qemu(PLAIN);
+    assert_eq!(worker.state(), PortState::Down);
+    closed(&hand);
+}
+
+#[test]
+fn a_vmm_that_listens_is_left_alone_while_the_link_is_down() {
+    let (worker, directory) = port(Role::Client);
+    let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+    for _ in 0..2 {
+        listener.set_nonblocking(false).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let hand = stream.try_clone().unwrap();
+        let mut vm = Vm::over(stream, 256);
+        vm.start_as_qemu(PLAIN);
+        worker.wait_for_state(PortState::Up);
+        frames_flow(&worker, &mut vm);
+        worker.with(|port| port.set_link(false));
+        closed(&hand);
+        assert_eq!(worker.state(), PortState::Down);
+        listener.set_nonblocking(true).unwrap();
+        let nobody = listener.accept().unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        worker.with(|port| port.set_link(true));
+    }
+}
+
+#[test]
+fn a_port_closes_while_its_link_is_down() {
+    for role in [Role::Server, Role::Client] {
+        let (worker, directory) = port(role);
+        worker.with(|port| port.set_link(false));
+        drop(worker);
+        assert!(!directory.path().join("socket").exists());
+    }
 }

@@ -10,7 +10,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::RawFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -105,6 +105,7 @@ fn pair() -> (Packet, Packet) {
 fn uplink(interface: &str) -> Packet {
     Packet::open(&packet::Spec {
         interface: interface.to_owned(),
+        optional: false,
     })
     .unwrap()
 }
@@ -150,12 +151,31 @@ impl Epoll {
         Watcher::new(self.0, 7)
     }
 
-    /// Tells whether something was reported since the last call.
+    /// Tells whether frames were reported since the last call.
     fn reported(&self) -> bool {
+        self.wait(0).0
+    }
+
+    /// Waits for a change to be reported, and for nothing else.
+    fn change(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.wait(100).1 {
+            assert!(Instant::now() < deadline, "waited in vain for a change");
+        }
+    }
+
+    /// Waits some milliseconds; tells whether frames, and whether changes were reported.
+    fn wait(&self, wait: i32) -> (bool, bool) {
         let mut events = [epoll::Event::new(epoll::Events::empty(), 0); 4];
-        let count = epoll::wait(self.0, 0, &mut events).unwrap();
-        assert!(events[..count].iter().all(|event| event.data == 7));
-        count > 0
+        let count = epoll::wait(self.0, wait, &mut events).unwrap();
+        let tokens = events[..count].iter().map(|event| {
+            let data = event.data;
+            let (port, change) = Watcher::read(data);
+            assert_eq!(port, 7);
+            change
+        });
+        let changes: Vec<_> = tokens.collect();
+        (changes.contains(&false), changes.contains(&true))
     }
 }
 
@@ -544,12 +564,339 @@ fn an_adapter_that_vanished_is_taken_again_when_it_is_back() {
     });
 }
 
+/// Makes a pair of adapters that are up, and an uplink of the first that is watched.
+fn watched() -> (Packet, Epoll) {
+    ip("link add v0 type veth peer name v1");
+    ip("link set v1 up");
+    let mut port = uplink("v0");
+    let epoll = Epoll::new();
+    port.watch(epoll.watcher()).unwrap();
+    until_told("the link is up", &mut port, &epoll, Port::is_up);
+    (port, epoll)
+}
+
+/// Waits for a condition of a port that is never asked to look by itself.
+fn until_told<P: Port>(what: &str, port: &mut P, epoll: &Epoll, condition: impl Fn(&P) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    port.handle_event();
+    while !condition(port) {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        if epoll.wait(100).1 {
+            port.handle_event();
+        }
+    }
+    assert_eq!(port.status().state == PortState::Up, port.is_up());
+}
+
+#[test]
+fn a_carrier_that_is_lost_or_back_is_told_and_not_looked_for() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        for _ in 0..20 {
+            ip("link set v1 down");
+            until_told("the link is down", &mut a, &epoll, |a| !a.is_up());
+            let (sent, drops) = send_plain(&mut a, &[frame(60)]);
+            assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 1)]));
+            ip("link set v1 up");
+            until_told("the link is back", &mut a, &epoll, Port::is_up);
+            let (sent, drops) = send_plain(&mut a, &[frame(60)]);
+            assert_eq!((sent.frames, drops), (1, vec![]));
+        }
+    });
+}
+
+#[test]
+fn an_adapter_that_somebody_takes_down_stays_down_until_it_is_brought_up() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        ip("link set v0 down");
+        until_told("the link is down", &mut a, &epoll, |a| !a.is_up());
+        assert!(!has_link(&mut a), "nor does a look bring it up");
+        assert!(!ip("-o link show dev v0").contains(",UP"));
+        ip("link set v0 up");
+        until_told("the link is up", &mut a, &epoll, Port::is_up);
+        let mut b = uplink("v1");
+        send_plain(&mut b, &[frame(70)]);
+        until("frames flow again", || {
+            bytes_received(&mut a) == [frame(70)]
+        });
+    });
+}
+
+#[test]
+fn an_adapter_that_is_deleted_and_made_again_is_followed_whatever_its_number() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        for index in [1000, 1000, 1001, 1000] {
+            ip("link del v0");
+            until_told("the adapter is gone", &mut a, &epoll, |a| !a.is_up());
+            assert_eq!(a.adapter(), None);
+            ip(&format!("link add v0 index {index} type veth peer name v1"));
+            ip("link set v1 up");
+            until_told("the adapter is back", &mut a, &epoll, Port::is_up);
+            let mut b = uplink("v1");
+            until("the far side is up", || has_link(&mut b));
+            epoll.reported();
+            send_plain(&mut b, &[frame(77)]);
+            until("the new one is watched", || epoll.reported());
+            let mut arrived = Vec::new();
+            until("a frame arrives", || {
+                arrived.extend(bytes_received(&mut a));
+                !arrived.is_empty()
+            });
+            assert_eq!(arrived, [frame(77)]);
+        }
+    });
+}
+
+#[test]
+fn an_adapter_that_was_replaced_unseen_by_one_of_the_same_number_is_taken() {
+    in_namespace(|| {
+        ip("link add v0 index 1000 type veth peer name v1");
+        ip("link set v1 up");
+        let mut a = uplink("v0");
+        ip("link del v0");
+        ip("link add v0 index 1000 type veth peer name v1");
+        ip("link set v1 up");
+        until("the link is up", || has_link(&mut a));
+        let mut b = uplink("v1");
+        until("both are up", || has_link(&mut b));
+        send_plain(&mut b, &[frame(77)]);
+        until("a frame arrives", || !bytes_received(&mut a).is_empty());
+    });
+}
+
+#[test]
+fn an_adapter_that_is_renamed_is_let_go_of_and_the_one_that_gets_its_name_is_taken() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        ip("link set v0 down");
+        ip("link set v0 name w0");
+        ip("link set w0 up");
+        until_told("it is let go of", &mut a, &epoll, |a| !a.is_up());
+        assert_eq!(a.adapter(), None);
+        until("it is as it was", || {
+            ip("-o -d link show dev w0").contains("promiscuity 0")
+        });
+        let mut b = uplink("v1");
+        until("the far side is up", || has_link(&mut b));
+        let (sent, _) = send_plain(&mut b, &[frame(60)]);
+        assert_eq!(sent.frames, 1);
+
+        ip("link add v0 type veth peer name x1");
+        ip("link set x1 up");
+        until_told("the other is taken", &mut a, &epoll, Port::is_up);
+        let mut x = uplink("x1");
+        until("its far side is up", || has_link(&mut x));
+        send_plain(&mut x, &[frame(88)]);
+        let mut arrived = Vec::new();
+        until("a frame arrives", || {
+            arrived.extend(bytes_received(&mut a));
+            !arrived.is_empty()
+        });
+        assert_eq!(
+            arrived,
+            [frame(88)],
+            "nothing of the one that was let go of"
+        );
+    });
+}
+
+#[test]
+fn an_adapter_that_is_meant_by_a_further_name_is_kept() {
+    in_namespace(|| {
+        ip("link add v0 type veth peer name v1");
+        ip("link property add dev v0 altname further");
+        ip("link set v1 up");
+        let mut a = uplink("further");
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        until_told("the link is up", &mut a, &epoll, Port::is_up);
+        ip("link set v1 down");
+        until_told("the link is down", &mut a, &epoll, |a| !a.is_up());
+        ip("link set v1 up");
+        until_told("the link is back", &mut a, &epoll, Port::is_up);
+        assert!(a.adapter().is_some());
+    });
+}
+
+#[test]
+fn an_adapter_that_moves_to_another_namespace_is_let_go_of() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        let (tell, told) = mpsc::channel();
+        let (done, wait) = mpsc::channel::<()>();
+        let far = thread::spawn(move || {
+            leave_namespace();
+            tell.send(thread_id()).unwrap();
+            wait.recv().unwrap();
+        });
+        ip(&format!("link set v0 netns {}", told.recv().unwrap()));
+        until_told("it is gone", &mut a, &epoll, |a| !a.is_up());
+        assert_eq!(a.adapter(), None);
+        done.send(()).unwrap();
+        far.join().unwrap();
+    });
+}
+
+#[test]
+fn an_optional_adapter_that_is_absent_is_taken_when_it_shows_up() {
+    in_namespace(|| {
+        let mut a = Packet::open(&packet::Spec {
+            interface: "v0".to_owned(),
+            optional: true,
+        })
+        .unwrap();
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        assert_eq!((a.is_up(), a.adapter()), (false, None));
+        assert_eq!(a.status().state, PortState::Down);
+        assert!(bytes_received(&mut a).is_empty());
+
+        ip("link add w0 type veth peer name v1");
+        ip("link set v1 up");
+        ip("link set w0 name v0");
+        until_told("it is taken", &mut a, &epoll, Port::is_up);
+        assert!(a.adapter().is_some());
+        let mut b = uplink("v1");
+        until("the far side is up", || has_link(&mut b));
+        send_plain(&mut b, &[frame(60)]);
+        until("a frame arrives", || !bytes_received(&mut a).is_empty());
+    });
+}
+
+#[test]
+fn an_adapter_that_cannot_be_used_when_it_shows_up_stops_nothing() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        ip("link del v0");
+        until_told("the adapter is gone", &mut a, &epoll, |a| !a.is_up());
+        ip("tuntap add v0 mode tun");
+        epoll.change();
+        a.handle_event();
+        assert!(!a.is_up() && !has_link(&mut a));
+        assert_eq!(a.adapter(), None, "it is not one of Ethernet's");
+        ip("tuntap del v0 mode tun");
+        ip("link add v0 type veth peer name v1");
+        ip("link set v1 up");
+        until_told("the next one is taken", &mut a, &epoll, Port::is_up);
+
+        let error = Packet::open(&packet::Spec {
+            interface: "lo".to_owned(),
+            optional: true,
+        });
+        assert!(error.is_err(), "one that is there is judged at once");
+    });
+}
+
+#[test]
+fn an_adapter_tells_its_address_and_its_speed() {
+    in_namespace(|| {
+        ip("link add v0 type veth peer name v1");
+        ip(&format!("link set v0 address {OTHER}"));
+        let mut a = uplink("v0");
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        assert_eq!(a.adapter().unwrap().mac, OTHER);
+        ip("link set v1 up");
+        until_told("the link is up", &mut a, &epoll, Port::is_up);
+        let facts = a.adapter().unwrap();
+        assert_eq!((facts.mac, facts.speed), (OTHER, Some(10_000_000_000)));
+        ip(&format!("link set v0 address {MAC}"));
+        until_told("its address changed", &mut a, &epoll, |a| {
+            a.adapter().unwrap().mac == MAC
+        });
+
+        ip("link add br0 type bridge");
+        let unknown = uplink("br0");
+        assert_eq!(unknown.adapter().unwrap().speed, None);
+    });
+}
+
+#[test]
+fn a_bridge_that_loses_the_adapter_as_a_port_takes_nothing_away() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        ip("link add br0 type bridge");
+        ip("link set v0 master br0");
+        ip("link set v0 nomaster");
+        ip("link set v0 mtu 1400");
+        until("the last change is told", || {
+            if epoll.wait(100).1 {
+                a.handle_event();
+            }
+            ip("-o link show dev v0").contains("mtu 1400")
+        });
+        a.handle_event();
+        assert!(a.is_up() && a.adapter().is_some());
+    });
+}
+
+#[test]
+fn a_storm_of_other_adapters_that_overflows_the_socket_costs_no_truth() {
+    in_namespace(|| {
+        let (mut a, epoll) = watched();
+        ip("link add x0 type veth peer name x1");
+        let storm = || {
+            let batch = "link set x0 mtu 1400\nlink set x0 mtu 1300\n".repeat(500);
+            let mut ip = Command::new("ip")
+                .args(["-batch", "-"])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            ip.stdin
+                .take()
+                .unwrap()
+                .write_all(batch.as_bytes())
+                .unwrap();
+            assert!(ip.wait().unwrap().success());
+        };
+        storm();
+        a.handle_event();
+        assert!(a.is_up());
+        // The change itself is lost: the socket is full by then.
+        storm();
+        ip("link set v1 down");
+        ip(&format!("link set v0 address {OTHER}"));
+        until_told("the link is down", &mut a, &epoll, |a| !a.is_up());
+        assert_eq!(a.adapter().unwrap().mac, OTHER);
+        ip("link set v1 up");
+        until_told("the link is back", &mut a, &epoll, Port::is_up);
+    });
+}
+
+#[test]
+fn a_host_adapter_that_the_host_takes_down_or_deletes_is_told() {
+    in_namespace(|| {
+        let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        let epoll = Epoll::new();
+        port.watch(epoll.watcher()).unwrap();
+        until_told("it is up", &mut port, &epoll, Port::is_up);
+        ip("link set t0 down");
+        until_told("it is down", &mut port, &epoll, |port| !port.is_up());
+        ip("link set t0 up");
+        until_told("it is up again", &mut port, &epoll, Port::is_up);
+        ip("link set t0 down");
+        ip("link set t0 name t1");
+        ip("link set t1 up");
+        until_told("its name does not matter", &mut port, &epoll, Port::is_up);
+        ip("link del t1");
+        until_told("it is gone", &mut port, &epoll, |port| !port.is_up());
+        until("it is made again", || has_link(&mut port));
+        ip("link set t0 down");
+        until_told("it is followed again", &mut port, &epoll, |port| {
+            !port.is_up()
+        });
+    });
+}
+
 #[test]
 fn an_uplink_is_an_ethernet_adapter_that_exists() {
     in_namespace(|| {
         for interface in ["v0", "", "a-name-that-is-too-long", "v%d"] {
             let error = Packet::open(&packet::Spec {
                 interface: interface.to_owned(),
+                optional: false,
             })
             .err()
             .unwrap();
@@ -560,6 +907,7 @@ fn an_uplink_is_an_ethernet_adapter_that_exists() {
         }
         let error = Packet::open(&packet::Spec {
             interface: "lo".to_owned(),
+            optional: false,
         })
         .err()
         .unwrap();
@@ -589,6 +937,7 @@ fn nobody_is_told_which_privileges_are_missing() {
         become_nobody();
         let error = Packet::open(&packet::Spec {
             interface: "v0".to_owned(),
+            optional: false,
         })
         .err()
         .unwrap();

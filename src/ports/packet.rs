@@ -5,18 +5,30 @@
 //! The socket takes every frame that comes in on the adapter, whomever it is for, and none of those that leave. Each
 //! comes with a virtio-net header, so super-frames and partial checksums pass both ways unfinished; what else the kernel
 //! may have merged (UDP, tunnels) is dropped as [`DropReason::BadOffload`]. A VLAN tag that the kernel took off
-//! is put back. The adapter's addresses, MTU and offload settings stay as they are; it is brought up when it is opened.
+//! is put back. The adapter's addresses, MTU and offload settings stay as they are; it is brought up when it is taken.
 //!
 //! Frames leave in one call a batch, their bodies from where they are. They pass the adapter's queueing discipline:
 //! around it (PACKET_QDISC_BYPASS) the kernel drops every super-frame that the adapter cannot segment itself.
 //! What the kernel does not take at once is dropped.
 //!
-//! Whether there is a carrier is asked at intervals, and when the kernel refuses a frame. An adapter that vanished is
-//! looked for by its name at the same intervals, and taken again, by the same socket.
+//! # The link
+//!
+//! The kernel tells of each change of the adapter (rtnetlink), and the port follows it at once. Since `IFF_RUNNING`
+//! changes only when the kernel's link watch has run, which may let a second pass between two runs, the
+//! carrier that comes with an event counts as well: a link is lost with either and back with both. Nothing depends
+//! on events: the flags are read at intervals, when some events were lost, and when the kernel refuses a frame. The
+//! carrier itself (`ETHTOOL_GLINK`) is not read then: that takes the lock of the kernel's whole network configuration,
+//! for which a worker would wait as long as any adapter is being configured, and would gain nothing over an interval that
+//! is as long as the link watch's.
+//!
+//! An adapter that was deleted, renamed or moved to another namespace is let go of. One that has the name, and
+//! is not the one that is held, is taken: brought up and bound. What somebody takes down later stays down. An
+//! adapter may be *optional*: one that is not there when the port is opened is taken when it shows up. What is refused
+//! after the start is said once in the log and tried again at each look.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
+use std::{io, mem, thread};
 
 use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
@@ -25,9 +37,10 @@ use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{
-    self, Adapter, AdapterName, Link, Looked, PacketBatch, PacketReceiver, PacketSocket,
+    self, Adapter, AdapterName, Event, Link, Looked, Monitor, PacketBatch, PacketReceiver,
+    PacketSocket,
 };
-use crate::ports::{OpenError, Port, PortFault, PortStatus, Sent, Watcher};
+use crate::ports::{AdapterFacts, OpenError, Port, PortFault, PortStatus, Sent, Watcher};
 
 /// How often a link that is up is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -39,14 +52,23 @@ const LOOK_DOWN: Duration = Duration::from_millis(250);
 pub struct Spec {
     /// The adapter's name.
     pub interface: String,
+    /// Whether the adapter may be absent when the port is opened. It is taken when it shows up.
+    pub optional: bool,
 }
 
 /// An open uplink.
 pub struct Packet {
+    interface: String,
     adapter: Adapter,
+    monitor: Monitor,
     socket: PacketSocket,
+    watcher: Option<Watcher>,
     /// The adapter that the socket is bound to; none while it is gone.
     bound: Option<i32>,
+    /// What the adapter that is bound says of itself.
+    facts: Option<AdapterFacts>,
+    /// Whether there was a carrier at the last event.
+    carrier: bool,
     link: Link,
     receiver: PacketReceiver,
     batch: PacketBatch,
@@ -57,7 +79,7 @@ impl Packet {
     ///
     /// # Errors
     ///
-    /// There is no such Ethernet adapter, or the process may not use it.
+    /// There is no such adapter and it is not optional, it is not one of Ethernet's, or the process may not use it.
     pub fn open(spec: &Spec) -> Result<Self, OpenError> {
         let interface = spec.interface.clone();
         let no_adapter = || OpenError::NoAdapter(interface.clone());
@@ -67,59 +89,175 @@ impl Packet {
         };
         let name = AdapterName::new(&interface).ok_or_else(no_adapter)?;
         let adapter = Adapter::new(name).map_err(failed("look for the uplink"))?;
+        // From here on no change is missed.
+        let monitor = Monitor::open(name).map_err(failed("listen for changes of the uplink"))?;
         let index = match adapter.index() {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Err(no_adapter()),
-            index => index.map_err(failed("look for the uplink"))?,
+            Err(error) if is_absent(&error) && spec.optional => None,
+            Err(error) if is_absent(&error) => return Err(no_adapter()),
+            index => Some(index.map_err(failed("look for the uplink"))?),
         };
-        if !adapter
-            .is_ethernet()
-            .map_err(failed("look for the uplink"))?
-        {
-            let source =
-                io::Error::new(io::ErrorKind::InvalidInput, "it is not an Ethernet adapter");
-            return Err(failed("use the uplink")(source));
-        }
         let socket = PacketSocket::open().map_err(failed("open a packet socket for the uplink"))?;
-        adapter.bring_up().map_err(failed("bring up the uplink"))?;
-        socket
-            .bind(index)
-            .map_err(failed("take the frames of the uplink"))?;
         let receiver = PacketReceiver::new().map_err(failed("reserve memory for the uplink"))?;
         let mut this = Self {
-            adapter,
-            socket,
-            bound: Some(index),
             link: Link::new("link of the uplink", &interface),
+            interface: interface.clone(),
+            adapter,
+            monitor,
+            socket,
+            watcher: None,
+            bound: None,
+            facts: None,
+            carrier: true,
             receiver,
             batch: PacketBatch::new(),
         };
-        this.look();
+        match index.map(|index| this.take(index)) {
+            Some(Ok(())) => this.look(),
+            Some(Err((_, error))) if is_absent(&error) && spec.optional => {}
+            Some(Err((attempt, error))) => return Err(failed(attempt)(error)),
+            None => tracing::info!(device = interface, "the uplink is not there yet"),
+        }
         Ok(this)
     }
 
     /// Finds out whether the adapter is there and has a carrier.
     fn look(&mut self) {
         let found = self.look_for_adapter();
+        let was_up = self.link.is_up();
         self.link.found(found);
+        self.follow_speed(was_up);
     }
 
     fn look_for_adapter(&mut self) -> io::Result<bool> {
         let index = match self.adapter.index() {
             Ok(index) => index,
             Err(error) => {
-                self.bound = None;
+                self.let_go();
                 return Err(error);
             }
         };
-        if self.bound != Some(index) {
-            self.bound = None;
-            self.adapter.bring_up()?;
-            self.socket.bind(index)?;
-            self.bound = Some(index);
+        if self.bound != Some(index) || !self.socket.is_bound_to(index) {
+            self.let_go();
+            self.take(index).map_err(|(_, error)| error)?;
         }
         let flags = self.adapter.flags()?;
-        Ok(flags.up && flags.running)
+        Ok(flags.up && flags.running && self.carrier)
     }
+
+    /// Brings an adapter up and binds the socket to it. An error comes with what was attempted.
+    fn take(&mut self, index: i32) -> Result<(), (&'static str, io::Error)> {
+        let Some(mac) = self
+            .adapter
+            .mac()
+            .map_err(|error| ("look for the uplink", error))?
+        else {
+            let source =
+                io::Error::new(io::ErrorKind::InvalidInput, "it is not an Ethernet adapter");
+            return Err(("use the uplink", source));
+        };
+        self.adapter
+            .bring_up()
+            .map_err(|error| ("bring up the uplink", error))?;
+        self.socket
+            .bind(index)
+            .map_err(|error| ("take the frames of the uplink", error))?;
+        self.bound = Some(index);
+        self.facts = Some(AdapterFacts {
+            mac,
+            speed: self.adapter.speed(),
+        });
+        Ok(())
+    }
+
+    /// Lets go of an adapter that is gone or has another name, so that no frame of it comes in any more.
+    fn let_go(&mut self) {
+        self.facts = None;
+        self.carrier = true;
+        if self.bound.take().is_none() {
+            return;
+        }
+        let fresh = match self.fresh_socket() {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                // What the old one still receives finds the link down; it serves for the next adapter, too.
+                tracing::warn!(device = self.interface, %error, "the uplink keeps its old packet socket");
+                return;
+            }
+        };
+        let old = mem::replace(&mut self.socket, fresh);
+        // The kernel waits for all its processors before it is done with one. Where there is no thread for that, it is
+        // closed here.
+        let closing = thread::Builder::new().name("uplink closing".to_owned());
+        let _ = closing.spawn(move || drop(old));
+    }
+
+    /// Opens a socket that is bound to nothing, and has it watched instead of the present one.
+    fn fresh_socket(&self) -> io::Result<PacketSocket> {
+        let fresh = PacketSocket::open()?;
+        if let Some(watcher) = self.watcher {
+            watcher.add(fresh.as_fd().as_raw_fd())?;
+            watcher.remove(self.socket.as_fd().as_raw_fd());
+        }
+        Ok(fresh)
+    }
+
+    /// Notes the state of the link that an event told.
+    fn note_link(&mut self, up: bool) {
+        let was_up = self.link.is_up();
+        self.link.set(up);
+        self.follow_speed(was_up);
+    }
+
+    /// Asks for the speed when the link has come up: it is negotiated then.
+    fn follow_speed(&mut self, was_up: bool) {
+        let is_up = self.link.is_up();
+        if was_up != is_up
+            && let Some(facts) = &mut self.facts
+        {
+            facts.speed = is_up.then(|| self.adapter.speed()).flatten();
+        }
+    }
+
+    /// Follows all that the kernel has told of the adapter.
+    fn follow_events(&mut self) {
+        let (mut link, mut lost) = (None, false);
+        while let Some(event) = self.monitor.next(self.bound) {
+            match event {
+                Event::Lost => lost = true,
+                Event::Gone => {
+                    self.let_go();
+                    link = Some(false);
+                }
+                Event::There(state) if state.named && self.bound == Some(state.index) => {
+                    self.carrier = state.carrier;
+                    link = Some(state.has_link());
+                    if let (Some(facts), Some(mac)) = (&mut self.facts, state.mac) {
+                        facts.mac = mac;
+                    }
+                }
+                // Another adapter has the name, or the one that is bound has lost it, unless it was meant by one of its
+                // further names.
+                Event::There(_) => {
+                    self.look();
+                    link = None;
+                }
+            }
+        }
+        if lost {
+            // What was lost may be newer than what was heard.
+            self.carrier = true;
+            if let (Some(facts), Ok(Some(mac))) = (&mut self.facts, self.adapter.mac()) {
+                facts.mac = mac;
+            }
+            self.look();
+        } else if let Some(up) = link {
+            self.note_link(up);
+        }
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV)
 }
 
 fn refused(attempt: String, source: io::Error) -> OpenError {
@@ -135,7 +273,10 @@ fn refused(attempt: String, source: io::Error) -> OpenError {
 
 impl Port for Packet {
     fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
-        watcher.add(self.socket.as_fd().as_raw_fd())
+        watcher.add(self.socket.as_fd().as_raw_fd())?;
+        watcher.add_event(self.monitor.as_raw_fd())?;
+        self.watcher = Some(watcher);
+        Ok(())
     }
 
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
@@ -207,12 +348,21 @@ impl Port for Packet {
         self.link.is_up()
     }
 
+    fn adapter(&self) -> Option<AdapterFacts> {
+        self.facts
+    }
+
+    fn handle_event(&mut self) {
+        self.follow_events();
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.link.look_at()
     }
 
     fn handle_timeout(&mut self, now: Now) {
         if self.link.is_due(now.instant) {
+            self.follow_events();
             self.look();
             let pause = if self.link.is_up() {
                 LOOK_UP

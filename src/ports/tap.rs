@@ -6,8 +6,9 @@
 //! there already is taken as it is. Each frame is one read or write, with a virtio-net header before it: super-frames
 //! and partial checksums pass both ways unfinished. What the kernel does not take at once is dropped.
 //!
-//! The host may take its side down, move the device to another network namespace, or even delete it. The port looks at
-//! intervals, follows a device that was moved, and makes a deleted one again. Whether IPv6 is on and how it gets addresses is left to the host.
+//! The host may take its side down, move the device to another network namespace, or even delete it. The kernel tells of
+//! changes in the namespace where the device was made, and the port follows them at once. At intervals it looks by itself,
+//! follows a device that was moved, and makes a deleted one again. Whether IPv6 is on and how it gets addresses is left to the host.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,7 +21,9 @@ use crate::net::drops::Drops;
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
-use crate::ports::kernel::{self, Adapter, AdapterName, Link, Looked, TapReceiver, TapSending};
+use crate::ports::kernel::{
+    self, Adapter, AdapterName, Event, Link, Looked, Monitor, TapReceiver, TapSending,
+};
 use crate::ports::{OpenError, Port, PortFault, PortStatus, Sent, Watcher};
 use crate::wire::ethernet::MacAddr;
 use ipnet::Ipv4Net;
@@ -47,7 +50,10 @@ pub struct Tap {
     spec: Spec,
     name: AdapterName,
     adapter: Adapter,
+    monitor: Monitor,
     tun: File,
+    /// The number that the device had when it was made; none once it is gone from the namespace.
+    index: Option<i32>,
     link: Link,
     receiver: TapReceiver,
     scratch: Scratch,
@@ -80,12 +86,16 @@ impl Tap {
                     error,
                 )
             })?;
+        let monitor =
+            Monitor::open(name).map_err(failed("listen for changes of the host adapter"))?;
         attach(&tun, name, &adapter).map_err(failed("make the host adapter"))?;
         configure(&adapter, spec).map_err(failed("configure the host adapter"))?;
         let mut this = Self {
             spec: spec.clone(),
             name,
+            index: adapter.index().ok(),
             adapter,
+            monitor,
             tun,
             link: Link::new("host adapter", &spec.name),
             receiver: TapReceiver::new().map_err(failed("reserve memory for the host adapter"))?,
@@ -101,14 +111,41 @@ impl Tap {
         self.link.found(found);
     }
 
-    fn look_for_device(&self) -> io::Result<bool> {
+    fn look_for_device(&mut self) -> io::Result<bool> {
         // The device itself is asked, since its name may be in another network namespace, or another one by now.
         if let Ok(up) = kernel::is_tap_up(self.tun.as_fd(), self.name) {
             return Ok(up);
         }
         kernel::attach_tap(self.tun.as_fd(), self.name)?;
+        self.index = self.adapter.index().ok();
         configure(&self.adapter, &self.spec)?;
         kernel::is_tap_up(self.tun.as_fd(), self.name)
+    }
+}
+
+impl Tap {
+    /// Follows all that the kernel has told of the device.
+    fn follow_events(&mut self) {
+        let (mut link, mut lost) = (None, false);
+        while let Some(event) = self.monitor.next(self.index) {
+            match event {
+                Event::Lost => lost = true,
+                Event::Gone => {
+                    self.index = None;
+                    link = Some(false);
+                }
+                Event::There(state) if self.index == Some(state.index) => {
+                    link = Some(state.flags.up);
+                }
+                // It may be back from elsewhere, or another may have its name: only the device itself knows.
+                Event::There(_) => lost = true,
+            }
+        }
+        if lost {
+            self.look();
+        } else if let Some(up) = link {
+            self.link.set(up);
+        }
     }
 }
 
@@ -151,7 +188,8 @@ fn refused(attempt: String, source: io::Error) -> OpenError {
 
 impl Port for Tap {
     fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
-        watcher.add(self.tun.as_fd().as_raw_fd())
+        watcher.add(self.tun.as_fd().as_raw_fd())?;
+        watcher.add_event(self.monitor.as_raw_fd())
     }
 
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
@@ -211,12 +249,17 @@ impl Port for Tap {
         self.link.is_up()
     }
 
+    fn handle_event(&mut self) {
+        self.follow_events();
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.link.look_at()
     }
 
     fn handle_timeout(&mut self, now: Now) {
         if self.link.is_due(now.instant) {
+            self.follow_events();
             self.look();
             let pause = LOOK;
             self.link.look_after(now.instant, pause);

@@ -12,6 +12,8 @@ use std::fs::File;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
@@ -20,9 +22,13 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmlan::engine::{Durable, Engine, Journal, NetworkPort, NetworkSpec, PortSnapshot, Spec};
 use vmlan::net::dhcp::Record;
+use vmlan::net::drops::{DropReason, Drops};
 use vmlan::net::member::Member;
+use vmlan::net::outbox::Egress;
+use vmlan::net::vlan::TagAction;
+use vmlan::ports::burst::Burst;
 use vmlan::ports::guest::Role;
-use vmlan::ports::{PortSpec, PortState, guest};
+use vmlan::ports::{Port, PortSpec, PortState, guest};
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
 use vmlan::wire::virtio_net::VirtioNetHeader;
 use vmm_sys_util::eventfd::EventFd;
@@ -266,6 +272,12 @@ impl Vm {
         self.start_ring(TX);
     }
 
+    /// Does the same in the order by which QEMU is known: it asks for features before it claims the device.
+    pub fn start_as_qemu(&mut self, features: u64) {
+        self.frontend.get_features().unwrap();
+        self.start(features);
+    }
+
     pub fn negotiate(&mut self, features: u64) {
         self.frontend.set_owner().unwrap();
         let offered = self.frontend.get_features().unwrap();
@@ -500,6 +512,102 @@ impl Vm {
 
     pub fn receive_with(&mut self) -> (VirtioNetHeader, u16, Vec<u8>) {
         eventually("a frame", || self.poll())
+    }
+}
+
+type Task = Box<dyn FnOnce(&mut dyn Port) + Send>;
+
+/// A worker with one port and no switch: it takes over what the port is told, and keeps the frames that come in.
+pub struct Worker {
+    tasks: Option<mpsc::Sender<Task>>,
+    frames: mpsc::Receiver<Vec<u8>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Worker {
+    pub fn new(mut port: impl Port + 'static) -> Self {
+        let (tasks, take_task) = mpsc::channel::<Task>();
+        let (keep, frames) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let (mut burst, mut drops) = (Burst::default(), Drops::default());
+            loop {
+                match take_task.try_recv() {
+                    Ok(task) => task(&mut port),
+                    Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+                burst.clear();
+                port.receive(&mut burst, &mut drops).unwrap();
+                for frame in burst.frames() {
+                    let mut bytes = Vec::new();
+                    burst.copy_frame(frame, TagAction::Keep, &mut bytes);
+                    let _ = keep.send(bytes);
+                }
+                port.release(&mut burst);
+            }
+        });
+        Self {
+            tasks: Some(tasks),
+            frames,
+            thread: Some(thread),
+        }
+    }
+
+    /// Does something with the port, in the worker's thread.
+    pub fn with<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut dyn Port) -> T + Send + 'static,
+    ) -> T {
+        let (answer, answered) = mpsc::channel();
+        let task: Task = Box::new(move |port| answer.send(task(port)).unwrap());
+        let tasks = self.tasks.as_ref().expect("runs until dropped");
+        tasks.send(task).unwrap();
+        answered.recv().unwrap()
+    }
+
+    pub fn state(&self) -> PortState {
+        self.with(|port| {
+            let state = port.status().state;
+            assert_eq!(state == PortState::Up, port.is_up());
+            state
+        })
+    }
+
+    pub fn wait_for_state(&self, state: PortState) {
+        eventually(&format!("the port is {}", state.name()), || {
+            (self.state() == state).then_some(())
+        });
+    }
+
+    /// Sends a frame through the port; tells why it was dropped, if it was.
+    pub fn send(&self, frame: Vec<u8>) -> Option<DropReason> {
+        self.with(move |port| {
+            let (mut burst, mut drops) = (Burst::default(), Drops::default());
+            assert!(burst.push_owned(frame, VirtioNetHeader::default()));
+            let egress = Egress {
+                frame: 0,
+                action: TagAction::Keep,
+            };
+            port.transmit(&burst, &[egress], &mut drops).unwrap();
+            drops.iter().next().map(|(reason, _)| reason)
+        })
+    }
+
+    /// Waits for the next frame that came in.
+    pub fn receive(&self) -> Vec<u8> {
+        self.frames.recv_timeout(Duration::from_secs(30)).unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.tasks = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !thread::panicking()
+        {
+            panic!("the worker failed");
+        }
     }
 }
 

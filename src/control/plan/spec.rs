@@ -51,6 +51,7 @@ impl Plan {
                 speed: None,
                 port: PortSpec::Packet(packet::Spec {
                     interface: uplink.clone(),
+                    optional: false,
                 }),
             });
         }

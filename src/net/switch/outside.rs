@@ -182,7 +182,7 @@ impl Switch {
         port: PortId,
         fixed: bool,
     ) -> Result<(), DropReason> {
-        if !self.is_up(port) {
+        if fixed && !self.is_up(port) {
             return Ok(());
         }
         let mac = source.mac();

@@ -1,131 +1,82 @@
-//! The front door of a guest port: its socket, and what VMMs say there before the framework hears it.
+//! The front door of a guest port: its socket, and the connections of VMMs.
 //!
 //! # Theory of operation
 //!
-//! One thread a port accepts connections (or makes them, where the VMM listens) and reads whole messages from them,
-//! without waiting for any. Each connection has a framework session of its own behind a private socket; two thirds of
-//! the messages are simply passed on. The door
+//! One thread a port accepts connections (or makes them, where the VMM listens) and serves them in turn, without waiting for
+//! any; what is said there is the affair of each (`connection`).
 //!
-//! * checks what no feature negotiation covers: sizes, descriptors and what they are, memory regions and their order;
-//! * remembers `SET_VRING_ENABLE` where it comes before `SET_FEATURES`, as QEMU sends it, and says it again afterwards;
-//!   the framework would end the session;
-//! * answers `SEND_RARP` and `NET_SET_MTU`, which the framework does not know, and offers their features;
-//! * keeps the configuration space from QEMU, which has its own and would warn about ours.
+//! While the link of the port is set down, the door closes connections of VMMs that show that to their guests, and lets
+//! none in again: see the port's own theory of operation.
 //!
 //! A connection that breaks the protocol is closed with one line in the log; the VMM may connect again. Connections
 //! beyond [`MAX_CONNECTIONS`] are closed at once. A message that stays incomplete for some seconds ends its connection.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::VhostUserDaemon;
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
-
+use super::bell::{Bell, Order};
+use super::connection::{Connection, End};
+use super::entrance::Entrance;
 use super::link::Link;
-use super::message::{Inbox, Message, ReadError, check_event};
-use super::regions::Regions;
-use super::session::{Backend, QUEUES, Session, making_rings};
+use super::peer::Peer;
+use super::session::Session;
 use super::{Role, Spec};
-use crate::ports::OpenError;
-use crate::wire::ethernet::MacAddr;
 
-/// The protocol features that the door itself serves: `RARP` and `MTU`.
-const OWN_FEATURES: u64 = 1 << 2 | 1 << 4;
 /// How many connections a port serves at once: one that owns it, and some that negotiate.
 const MAX_CONNECTIONS: usize = 4;
 /// How often the thread looks after half messages and broken connections, in milliseconds.
 const TICK_MS: i32 = 1000;
-/// How many messages of a connection are heard before others have their turn.
-const MESSAGES: usize = 16;
-/// What is wrong where a VMM places rings but shares no memory.
-const UNSHARED: &str = "the guest's memory is not shared: start QEMU with -object memory-backend-memfd,id=mem0,share=on,size=… \
-                        and -machine memory-backend=mem0, cloud-hypervisor with --memory shared=on";
 /// How long a port's thread rests after a connection ended or could not be had.
 const REST: Duration = Duration::from_millis(10);
-/// After how many ticks without its rest a half message ends its connection.
-const PATIENCE: u8 = 5;
 
-const STOP: u64 = 0;
+const BELL: u64 = 0;
 const LISTENER: u64 = 1;
 /// Tokens of connections: twice their number, and one more for the private side.
 const FIRST_CONNECTION: u64 = 1;
-
-/// Binds the socket of a port whose VMM connects.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, OpenError> {
-    let refuse = |reason: String| OpenError::Socket {
-        path: path.display().to_string(),
-        reason,
-    };
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(refuse(
-                "something that is not a socket is there; remove it or choose another path"
-                    .to_owned(),
-            ));
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(refuse(
-                "another process listens there; stop it or choose another path".to_owned(),
-            ));
-        }
-        Ok(_) => fs::remove_file(path)
-            .map_err(|error| refuse(format!("a stale socket cannot be removed: {error}")))?,
-        Err(_) => {}
-    }
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are said in the system's words")]
-    let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => refuse("its directory does not exist; create it".to_owned()),
-        io::ErrorKind::PermissionDenied => refuse(
-            "permission denied; run as a user who may write to its directory, or choose another runtime_dir".to_owned(),
-        ),
-        _ => refuse(error.to_string()),
-    })?;
-    let prepared = fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-        .and_then(|()| listener.set_nonblocking(true));
-    prepared.map_err(|error| refuse(error.to_string()))?;
-    Ok(listener)
-}
 
 /// What a port's thread works with.
 pub(super) struct Door {
     spec: Spec,
     link: Arc<Link>,
-    listener: Option<UnixListener>,
-    /// Readable when the port closes; kept open for epoll.
-    _stop: EventFd,
+    /// Where VMMs connect; none where they listen.
+    entrance: Option<Entrance>,
+    bell: Arc<Bell>,
+    /// What the worker ordered last.
+    order: Order,
+    /// Whose connections were closed since the link was set down.
+    cut_off: Vec<Peer>,
+    /// Whether it was said that the entrance cannot be opened again.
+    complained: bool,
     epoll: Epoll,
     connections: BTreeMap<u64, Connection>,
 }
 
 impl Door {
-    /// Prepares the door. `stop` becomes readable when the port is to close.
+    /// Prepares the door. `bell` rings when the worker wants something of it.
     pub(super) fn new(
         spec: Spec,
         link: Arc<Link>,
-        listener: Option<UnixListener>,
-        stop: EventFd,
+        entrance: Option<Entrance>,
+        bell: Arc<Bell>,
     ) -> io::Result<Self> {
         let epoll = Epoll(epoll::create(true)?);
-        epoll.add(stop.as_raw_fd(), STOP)?;
-        if let Some(listener) = &listener {
+        epoll.add(bell.as_raw_fd(), BELL)?;
+        if let Some(listener) = entrance.as_ref().and_then(Entrance::listener) {
             epoll.add(listener.as_raw_fd(), LISTENER)?;
         }
         Ok(Self {
             spec,
             link,
-            listener,
-            _stop: stop,
+            entrance,
+            bell,
+            order: Order::default(),
+            cut_off: Vec::new(),
+            complained: false,
             epoll,
             connections: BTreeMap::new(),
         })
@@ -151,7 +102,12 @@ impl Door {
             };
             for event in &events[..count] {
                 match event.data {
-                    STOP => break 'serve,
+                    BELL => {
+                        if self.bell.answer() {
+                            break 'serve;
+                        }
+                        self.follow_order();
+                    }
                     LISTENER => self.accept(),
                     token => self.serve((token - FIRST_CONNECTION) / 2),
                 }
@@ -162,9 +118,9 @@ impl Door {
         }
     }
 
-    /// Connects to a VMM that listens; tried once a tick.
+    /// Connects to a VMM that listens; tried once a tick, but not while the link is set down.
     fn reach_out(&mut self) {
-        if self.spec.role == Role::Server || !self.connections.is_empty() {
+        if self.spec.role == Role::Server || self.order.is_down() || !self.connections.is_empty() {
             return;
         }
         match UnixStream::connect(&self.spec.socket) {
@@ -176,7 +132,8 @@ impl Door {
     }
 
     fn accept(&mut self) {
-        match self.listener.as_ref().map(UnixListener::accept) {
+        let listener = self.entrance.as_ref().and_then(Entrance::listener);
+        match listener.map(UnixListener::accept) {
             Some(Ok((stream, _))) => self.open(stream),
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
                 tracing::debug!(port = self.spec.name, %error, "a connection cannot be accepted");
@@ -184,6 +141,71 @@ impl Door {
             }
             Some(Err(_)) | None => {}
         }
+    }
+
+    /// Follows what the worker ordered meanwhile.
+    fn follow_order(&mut self) {
+        let before = self.order;
+        self.order = self.bell.order();
+        // The guest is to see that the link was down, even if it is up again by now.
+        if self.order.downs() != before.downs() {
+            self.cut_off();
+        }
+        self.let_in();
+        self.reach_out();
+    }
+
+    /// Closes the connections of VMMs that show it to their guests, once their rings run. While the link is down,
+    /// nobody is let in from then on.
+    fn cut_off(&mut self) {
+        let shown = |number: u64, connection: &Connection| {
+            connection.shows_link() && self.link.runs(number)
+        };
+        let numbers: Vec<u64> = self
+            .connections
+            .iter()
+            .filter_map(|(number, connection)| shown(*number, connection).then_some(*number))
+            .collect();
+        for number in numbers {
+            if self.order.is_down()
+                && let Some(entrance) = &mut self.entrance
+                && let Some(connection) = self.connections.get(&number)
+            {
+                entrance.close();
+                self.cut_off.push(connection.peer());
+            }
+            self.close(number, Err(End::LinkDown));
+        }
+    }
+
+    /// Opens the entrance again where it is closed for no reason any more.
+    fn let_in(&mut self) {
+        if self.order.is_down() && !self.cut_off.iter().all(Peer::has_ended) {
+            return;
+        }
+        self.cut_off.clear();
+        let Some(entrance) = &mut self.entrance else {
+            return;
+        };
+        if entrance.listener().is_some() {
+            return;
+        }
+        let watched = match entrance.reopen() {
+            Ok(listener) => {
+                let added = self.epoll.add(listener.as_raw_fd(), LISTENER);
+                added.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = &watched
+            && !self.complained
+        {
+            tracing::error!(port = self.spec.name, reason, "no VMM can connect");
+        }
+        if watched.is_err() {
+            entrance.close();
+        }
+        self.complained = watched.is_err();
     }
 
     fn open(&mut self, stream: UnixStream) {
@@ -219,18 +241,10 @@ impl Door {
     }
 
     fn tick(&mut self) {
-        let stalled = |connection: &mut Connection| {
-            connection.waited = if connection.public_inbox.is_partial() {
-                connection.waited + 1
-            } else {
-                0
-            };
-            connection.waited >= PATIENCE
-        };
         let late: Vec<u64> = self
             .connections
             .iter_mut()
-            .filter_map(|(number, c)| stalled(c).then_some(*number))
+            .filter_map(|(number, connection)| connection.tick().then_some(*number))
             .collect();
         for number in late {
             self.close(
@@ -238,6 +252,10 @@ impl Door {
                 Err(End::Broken("a message began and did not end".to_owned())),
             );
         }
+        if self.order.is_down() {
+            self.cut_off();
+        }
+        self.let_in();
     }
 
     /// Ends a connection: first the session, then the rings, then the memory.
@@ -245,8 +263,7 @@ impl Door {
         let Some(mut connection) = self.connections.remove(&number) else {
             return;
         };
-        connection.hang_up();
-        let session = connection.daemon.wait();
+        let session = connection.hang_up();
         self.link.disconnect(number);
         drop(connection);
         thread::sleep(REST);
@@ -254,6 +271,13 @@ impl Door {
         match (end, session) {
             (Ok(()) | Err(End::Closed), _) => {
                 tracing::debug!(port = name, number, "the VMM disconnected")
+            }
+            (Err(End::LinkDown), _) => {
+                tracing::debug!(
+                    port = name,
+                    number,
+                    "closed a connection: the link was set down"
+                )
             }
             (Err(End::Broken(reason)), _) => tracing::warn!(
                 port = name,
@@ -270,300 +294,12 @@ impl Door {
     }
 }
 
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// The VMM hung up.
-    Closed,
-    /// The VMM did what it must not.
-    Broken(String),
-    /// The framework ended the session.
-    Refused,
-}
-
-impl From<ReadError> for End {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Closed => Self::Closed,
-            ReadError::System(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                Self::Closed
-            }
-            error @ (ReadError::Header { .. } | ReadError::Descriptors | ReadError::System(_)) => {
-                Self::Broken(error.to_string())
-            }
-        }
-    }
-}
-
-struct Connection {
-    public: UnixStream,
-    public_inbox: Inbox,
-    private: UnixStream,
-    private_inbox: Inbox,
-    daemon: VhostUserDaemon<Backend>,
-    /// The features that the VMM acknowledged, once it has.
-    features: Option<u64>,
-    /// Rings enabled or disabled before that.
-    early: BTreeMap<u32, u32>,
-    /// Whether the VMM asked for features before it claimed the device, as QEMU does.
-    asked_first: bool,
-    owned: bool,
-    acknowledges: bool,
-    /// The protocol features that were offered.
-    offered: u64,
-    regions: Regions,
-    /// Whether an MTU has been refused already.
-    mtu_refused: bool,
-    waited: u8,
-}
-
-impl Connection {
-    fn open(
-        public: UnixStream,
-        session: Arc<Session>,
-        epoll: &Epoll,
-        token: u64,
-    ) -> io::Result<Self> {
-        public.set_nonblocking(true)?;
-        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let name = "session".to_owned();
-        let daemon = making_rings(&session, || {
-            VhostUserDaemon::new(name, Backend(Arc::clone(&session)), memory)
-        });
-        let mut daemon = daemon.map_err(|error| io::Error::other(error.to_string()))?;
-        let private = private_socket(|path| {
-            daemon
-                .start_client(path)
-                .map_err(|error| io::Error::other(error.to_string()))
-        })?;
-        private.set_nonblocking(true)?;
-        epoll.add(public.as_raw_fd(), token)?;
-        epoll.add(private.as_raw_fd(), token + 1)?;
-        Ok(Self {
-            public,
-            public_inbox: Inbox::default(),
-            private,
-            private_inbox: Inbox::default(),
-            daemon,
-            features: None,
-            early: BTreeMap::new(),
-            asked_first: false,
-            owned: false,
-            acknowledges: false,
-            offered: 0,
-            regions: Regions::default(),
-            mtu_refused: false,
-            waited: 0,
-        })
-    }
-
-    fn hang_up(&mut self) {
-        // Either may have gone already.
-        let _ = self.public.shutdown(std::net::Shutdown::Both);
-        let _ = self.private.shutdown(std::net::Shutdown::Both);
-    }
-
-    /// Passes on what came from either side.
-    fn serve(&mut self, spec: &Spec, link: &Link) -> Result<(), End> {
-        loop {
-            match self.private_inbox.read(&self.private) {
-                Ok(Some(message)) => self.answer(message)?,
-                Ok(None) => break,
-                Err(_) => return Err(End::Refused),
-            }
-        }
-        for _ in 0..MESSAGES {
-            let Some(message) = self.public_inbox.read(&self.public)? else {
-                break;
-            };
-            self.waited = 0;
-            self.hear(message, spec, link)?;
-        }
-        Ok(())
-    }
-
-    /// Passes a reply of the framework to the VMM.
-    fn answer(&mut self, mut message: Message) -> Result<(), End> {
-        if message.code == FrontendReq::GET_PROTOCOL_FEATURES as u32
-            && message.is_reply()
-            && let Some(offered) = message.u64_at(0)
-        {
-            let mut offered = offered | OWN_FEATURES;
-            self.offered = offered;
-            if self.asked_first {
-                offered &= !VhostUserProtocolFeatures::CONFIG.bits();
-            }
-            message.payload = offered.to_ne_bytes().to_vec();
-        }
-        self.reply(&message)
-    }
-
-    fn reply(&self, message: &Message) -> Result<(), End> {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        message.send(&self.public).map_err(|error| {
-            if matches!(error.kind(), BrokenPipe | ConnectionReset) {
-                End::Closed
-            } else {
-                End::Broken(format!("a reply cannot be sent: {error}"))
-            }
-        })
-    }
-
-    fn acknowledge(&self, message: &Message, accepted: bool) -> Result<(), End> {
-        if self.acknowledges && message.needs_reply() {
-            return self.reply(&Message::reply(message.code, u64::from(!accepted)));
-        }
-        Ok(())
-    }
-
-    fn pass_on(&self, message: &Message) -> Result<(), End> {
-        message.send(&self.private).map_err(|_| End::Refused)
-    }
-
-    /// Takes a message of the VMM.
-    fn hear(&mut self, mut message: Message, spec: &Spec, link: &Link) -> Result<(), End> {
-        let broken = |reason: String| Err(End::Broken(reason));
-        let Ok(request) = FrontendReq::try_from(message.code) else {
-            return broken(format!("request {} is unknown", message.code));
-        };
-        let value = message.u64_at(0);
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "all others are passed on as they are"
-        )]
-        match request {
-            FrontendReq::SET_OWNER => self.owned = true,
-            FrontendReq::GET_FEATURES => self.asked_first |= !self.owned,
-            FrontendReq::SET_FEATURES => {
-                self.features = value;
-                self.pass_on(&message)?;
-                return self.enable_early();
-            }
-            FrontendReq::SET_PROTOCOL_FEATURES => {
-                let Some(accepted) = value else {
-                    return broken("SET_PROTOCOL_FEATURES without features".to_owned());
-                };
-                if accepted & !self.offered != 0 {
-                    return broken(
-                        "protocol features were accepted that were not offered".to_owned(),
-                    );
-                }
-                self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
-                message.payload = (accepted & !OWN_FEATURES).to_ne_bytes().to_vec();
-            }
-            FrontendReq::SET_VRING_ENABLE => {
-                let (Some(index), Some(enable)) = (message.u32_at(0), message.u32_at(4)) else {
-                    return broken("SET_VRING_ENABLE without a ring".to_owned());
-                };
-                if index as usize >= QUEUES {
-                    return broken(format!(
-                        "ring {index} was enabled, but the port has one queue pair: start the VMM with queues=1"
-                    ));
-                }
-                match self.features {
-                    None => {
-                        self.early.insert(index, enable);
-                        return self.acknowledge(&message, true);
-                    }
-                    // Without protocol features the rings have been enabled all along.
-                    Some(features)
-                        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 =>
-                    {
-                        return self.acknowledge(&message, true);
-                    }
-                    Some(_) => {}
-                }
-            }
-            FrontendReq::SEND_RARP => {
-                let station = MacAddr::from_slice(&message.payload).filter(|mac| mac.is_station());
-                let Some(mac) = station else {
-                    return broken("SEND_RARP without a station's address".to_owned());
-                };
-                link.announce(mac);
-                return self.acknowledge(&message, true);
-            }
-            FrontendReq::NET_SET_MTU => {
-                let fits = value.is_some_and(|mtu| (68..=u64::from(spec.mtu)).contains(&mtu));
-                if !fits && !self.mtu_refused {
-                    self.mtu_refused = true;
-                    tracing::warn!(
-                        port = spec.name,
-                        mtu = value,
-                        network_mtu = spec.mtu,
-                        "refused the VMM's MTU: set host_mtu to the network's at most"
-                    );
-                }
-                return self.acknowledge(&message, fits);
-            }
-            FrontendReq::SET_VRING_KICK
-            | FrontendReq::SET_VRING_CALL
-            | FrontendReq::SET_VRING_ERR => {
-                if let Some(reason) = message
-                    .descriptors
-                    .iter()
-                    .find_map(|event| check_event(event).err())
-                {
-                    return broken(reason);
-                }
-            }
-            FrontendReq::SET_MEM_TABLE => {
-                self.regions.replace(&mut message).map_err(End::Broken)?
-            }
-            FrontendReq::ADD_MEM_REG => self.regions.add(&mut message).map_err(End::Broken)?,
-            FrontendReq::REM_MEM_REG => self.regions.remove(&message),
-            FrontendReq::SET_VRING_ADDR if self.regions.is_empty() => {
-                return broken(UNSHARED.to_owned());
-            }
-            // The framework forgets the features too.
-            FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => self.features = None,
-            _ => {}
-        }
-        self.pass_on(&message)
-    }
-
-    /// Says again what was said about rings before features were negotiated.
-    fn enable_early(&mut self) -> Result<(), End> {
-        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        if self
-            .features
-            .is_none_or(|features| features & protocol == 0)
-        {
-            return Ok(());
-        }
-        for (index, enable) in std::mem::take(&mut self.early) {
-            let payload = [index.to_ne_bytes(), enable.to_ne_bytes()].concat();
-            self.pass_on(&Message::request(
-                FrontendReq::SET_VRING_ENABLE as u32,
-                payload,
-            ))?;
-        }
-        Ok(())
-    }
-}
-
-/// Makes a pair of sockets of which `connect` gets one by its path. Nobody else can connect to it.
-fn private_socket(connect: impl FnOnce(&str) -> io::Result<()>) -> io::Result<UnixStream> {
-    // A name that nobody can guess, so that nobody can take it first.
-    let name = RandomState::new().hash_one(std::process::id());
-    let directory = std::env::temp_dir().join(format!("vmlan-{name:016x}"));
-    DirBuilder::new().mode(0o700).create(&directory)?;
-    let path = directory.join("session");
-    let made = UnixListener::bind(&path).and_then(|listener| {
-        let path = path
-            .to_str()
-            .ok_or_else(|| io::Error::other("the temporary directory's name is not UTF-8"))?;
-        connect(path)?;
-        listener.accept().map(|(stream, _)| stream)
-    });
-    fs::remove_dir_all(&directory)?;
-    made
-}
-
 /// An epoll instance.
-struct Epoll(RawFd);
+pub(super) struct Epoll(RawFd);
 
 impl Epoll {
-    fn add(&self, descriptor: RawFd, token: u64) -> io::Result<()> {
+    /// Starts to watch a descriptor for as long as it is open.
+    pub(super) fn add(&self, descriptor: RawFd, token: u64) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLRDHUP, token);
         epoll::ctl(
             self.0,

@@ -134,6 +134,15 @@ impl Link {
         }
     }
 
+    /// Tells whether all rings of a connection are to run.
+    pub(super) fn runs(&self, connection: u64) -> bool {
+        let state = self.lock();
+        let wanted = state.wanted.get(&connection);
+        wanted.is_some_and(|wanted| {
+            wanted.memory.is_some() && wanted.rings.iter().all(Option::is_some)
+        })
+    }
+
     /// Has an announcement sent for a guest that has moved here.
     pub(super) fn announce(&self, mac: MacAddr) {
         let mut state = self.lock();

@@ -6,8 +6,28 @@
 //! through the `link`. The worker walks the rings (`virtq`): the guest's transmit queue is read in bursts whose
 //! heads are copied and whose bodies stay in guest memory until they are released; the receive queue is written with
 //! one copy of each frame. A ring that makes no sense stops the port's rings until the frontend sets them up anew.
+//!
+//! # The link set down
+//!
+//! No frame passes from the moment on at which the link is set down: those of the guest are taken and dropped, as behind a
+//! cable that was pulled. What the guest sees of it is its VMM's affair.
+//!
+//! * **QEMU** sets the guest's link down when its connection is closed, so the door closes it. The entrance is closed with
+//!   it, as QEMU would connect again and set the link up. QEMU must have been started with `reconnect`, or it never comes
+//!   back.
+//! * QEMU waits for its first handshake before it boots. So a port to which nobody was connected goes on listening while
+//!   its link is down: a VMM may connect and negotiate, and is cut off within a second or two after both its rings run. Up to
+//!   then its guest sees a link without frames. A VMM whose rings do not run when the link is set down is treated
+//!   alike. When the processes that were cut off have ended, the entrance is opened again: a VM that is started anew
+//!   boots. In a namespace of processes that is not seen from here they cannot be told from running ones, and a new VMM
+//!   waits until the link is up.
+//! * Where the VMM listens, the port does not connect while the link is down: a QEMU that is started then waits for it.
+//! * **Other VMMs** keep their connections. They have no way to show the link to the guest, and cloud-hypervisor gives its
+//!   device up for good when it cannot connect again for a minute. They are known by claiming the device before they ask
+//!   for its features; QEMU asks first.
+//!
+//! When the link is set up, the entrance is opened at once, or the connection is made at once.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -24,11 +44,13 @@ use virtio_bindings::virtio_net::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use self::bell::Bell;
 use self::door::Door;
+use self::entrance::Entrance;
 use self::link::{Attachment, Link, RECEIVEQ, RingPlan, TRANSMITQ};
 use self::memory::Memory;
 use self::virtq::{Direction, RingFault, SplitRing};
-use crate::net::drops::Drops;
+use crate::net::drops::{DropReason, Drops};
 use crate::net::offload::Capabilities;
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
@@ -39,10 +61,14 @@ use crate::wire::arp::Arp;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, VirtioNetHeader};
 
+mod bell;
+mod connection;
 mod door;
+mod entrance;
 mod link;
 mod memory;
 mod message;
+mod peer;
 mod queues;
 mod regions;
 mod session;
@@ -148,10 +174,11 @@ pub struct Guest {
     ingress: queues::Ingress,
     egress: queues::Egress,
     scratch: Scratch,
+    role: Role,
     thread: Option<JoinHandle<()>>,
-    stop: EventFd,
-    /// The socket to remove in the end, where this side made it.
-    socket: Option<PathBuf>,
+    bell: Arc<Bell>,
+    /// Whether the link is set down.
+    down: bool,
 }
 
 impl Guest {
@@ -165,21 +192,15 @@ impl Guest {
             attempt: format!("serve VM {}", spec.name),
             source,
         };
-        let listener = match spec.role {
-            Role::Server => Some(door::listen(&spec.socket)?),
+        let entrance = match spec.role {
+            Role::Server => Some(Entrance::open(&spec.socket)?),
             Role::Client => None,
         };
-        let socket = listener.is_some().then(|| spec.socket.clone());
         let link = Arc::new(Link::new(
             EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?,
         ));
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(system)?;
-        let door = Door::new(
-            spec.clone(),
-            Arc::clone(&link),
-            listener,
-            stop.try_clone().map_err(system)?,
-        );
+        let bell = Arc::new(Bell::new().map_err(system)?);
+        let door = Door::new(spec.clone(), Arc::clone(&link), entrance, Arc::clone(&bell));
         let door = door.map_err(system)?;
         let thread = thread::Builder::new()
             .name(format!("vm {}", spec.name))
@@ -198,9 +219,10 @@ impl Guest {
             ingress: queues::Ingress::default(),
             egress: queues::Egress::default(),
             scratch: Scratch::default(),
+            role: spec.role,
             thread: Some(thread.map_err(system)?),
-            stop,
-            socket,
+            bell,
+            down: false,
         })
     }
 
@@ -424,8 +446,9 @@ impl Port for Guest {
             self.take_over()?;
         }
         self.check_memory()?;
-        let Some(queue) = &mut self.queues[RECEIVEQ] else {
-            drops.count_many(crate::net::drops::DropReason::PortDown, batch.len() as u64);
+        let queue = self.queues[RECEIVEQ].as_mut().filter(|_| !self.down);
+        let Some(queue) = queue else {
+            drops.count_many(DropReason::PortDown, batch.len() as u64);
             return Ok(Sent::default());
         };
         let mut sink = match self
@@ -461,6 +484,7 @@ impl Port for Guest {
 
     fn status(&self) -> PortStatus {
         let state = match self.connections {
+            _ if self.down => PortState::Down,
             0 => PortState::Waiting,
             _ if self.is_up() => PortState::Up,
             _ => PortState::Connected,
@@ -479,7 +503,14 @@ impl Port for Guest {
     }
 
     fn is_up(&self) -> bool {
-        self.queues.iter().all(Option::is_some)
+        !self.down && self.queues.iter().all(Option::is_some)
+    }
+
+    fn set_link(&mut self, up: bool) {
+        if self.down == up {
+            self.down = !up;
+            self.bell.turn_link();
+        }
     }
 
     fn poll_time(&self) -> Duration {
@@ -493,15 +524,13 @@ impl Drop for Guest {
             self.detach(index);
         }
         self.link.close();
-        // An eventfd that is full is readable already.
-        let _ = self.stop.write(1);
-        if let Some(path) = &self.socket {
-            // Gone already, or not ours to remove: either way there is nothing left to do.
-            let _ = fs::remove_file(path);
-            if let Some(thread) = self.thread.take() {
-                // A panic there has been reported by the thread itself.
-                let _ = thread.join();
-            }
+        self.bell.end();
+        // A thread that connects may be waiting for a VMM. One that listens has the socket's file to remove.
+        if self.role == Role::Server
+            && let Some(thread) = self.thread.take()
+        {
+            // A panic there has been reported by the thread itself.
+            let _ = thread.join();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Network adapters by name: their link, addresses and MTU (`man 7 netdevice`).
+//! Network adapters by name: their link, addresses, MTU and speed (`man 7 netdevice`, `linux/ethtool.h`).
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -73,6 +73,13 @@ impl AdapterName {
         Some(Self(bytes))
     }
 
+    /// Tells whether the kernel means this name, which it ends with a zero.
+    pub(super) fn is(self, name: &[u8]) -> bool {
+        let plain = |bytes: &[u8]| bytes.iter().position(|byte| *byte == 0);
+        let end = plain(&self.0).unwrap_or(self.0.len());
+        self.0[..end] == name[..plain(name).unwrap_or(name.len())]
+    }
+
     #[expect(unsafe_code, reason = "an ioctl has no safe form")]
     pub(super) fn request(
         self,
@@ -88,6 +95,50 @@ impl AdapterName {
         // SAFETY: the argument is at least as long as an `ifreq`, and each `Request` reads or writes an `ifreq` alone.
         checked(unsafe { libc::ioctl(on.as_raw_fd(), request.number(), &raw mut argument) })?;
         Ok(argument.value)
+    }
+}
+
+/// `struct ifreq` of an ethtool command: a name, and where the command is.
+#[repr(C)]
+struct EthtoolArgument {
+    name: [u8; libc::IFNAMSIZ],
+    command: *mut u32,
+    rest: [u8; 16],
+}
+
+const _: () = assert!(size_of::<EthtoolArgument>() >= size_of::<libc::ifreq>());
+
+/// `struct ethtool_link_settings`, as words: its fixed part, and three sets of as many words as the kernel likes, 127 at
+/// most.
+struct LinkSettings([u32; Self::FIXED + 3 * 127]);
+
+impl LinkSettings {
+    const FIXED: usize = 12;
+    /// `ETHTOOL_GLINKSETTINGS`.
+    const COMMAND: u32 = 0x4c;
+    /// The word whose last byte is the length of a set; negative where the kernel wants another.
+    const LENGTH: usize = 3;
+    const SPEED: usize = 1;
+
+    /// Asks for sets of a length.
+    const fn new(length: i8) -> Self {
+        let mut words = [0; Self::FIXED + 3 * 127];
+        words[0] = Self::COMMAND;
+        words[Self::LENGTH] = u32::from_ne_bytes([0, 0, 0, length.cast_unsigned()]);
+        Self(words)
+    }
+
+    const fn length(&self) -> i8 {
+        let [_, _, _, length] = self.0[Self::LENGTH].to_ne_bytes();
+        length.cast_signed()
+    }
+
+    /// Returns the speed in bits a second; the kernel has several ways of not knowing it.
+    fn speed(&self) -> Option<u64> {
+        match self.0[Self::SPEED] {
+            0 | 0xffff | u32::MAX => None,
+            megabits => Some(u64::from(megabits) * 1_000_000),
+        }
     }
 }
 
@@ -129,10 +180,38 @@ impl Adapter {
         self.number(Request::Index)
     }
 
-    /// Tells whether frames of the adapter begin with an Ethernet header.
-    pub(in crate::ports) fn is_ethernet(&self) -> io::Result<bool> {
-        let [a, b, ..] = self.request(Request::HardwareAddress, &[])?;
-        Ok(u16::from_ne_bytes([a, b]) == libc::ARPHRD_ETHER)
+    /// Returns the hardware address, if frames of the adapter begin with an Ethernet header.
+    pub(in crate::ports) fn mac(&self) -> io::Result<Option<MacAddr>> {
+        let value = self.request(Request::HardwareAddress, &[])?;
+        let (kind, address) = value.split_at(2);
+        let ethernet = kind == libc::ARPHRD_ETHER.to_ne_bytes();
+        Ok(MacAddr::from_slice(address).filter(|_| ethernet))
+    }
+
+    /// Returns the speed in bits a second, if the adapter tells. The kernel may have the driver ask the device.
+    pub(in crate::ports) fn speed(&self) -> Option<u64> {
+        // The first answer is how long the sets are that come with the second.
+        let mut settings = LinkSettings::new(0);
+        self.ethtool(&mut settings).ok()?;
+        settings = LinkSettings::new(settings.length().checked_neg()?);
+        self.ethtool(&mut settings).ok()?;
+        // Still negative: the kernel changed its mind, and told nothing.
+        (settings.length() > 0).then(|| settings.speed()).flatten()
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl has no safe form")]
+    fn ethtool(&self, settings: &mut LinkSettings) -> io::Result<()> {
+        /// Not in `libc` for every target.
+        const SIOCETHTOOL: libc::Ioctl = 0x8946;
+        let mut argument = EthtoolArgument {
+            name: self.name.0,
+            command: settings.0.as_mut_ptr(),
+            rest: [0; 16],
+        };
+        // SAFETY: the argument is at least as long as an `ifreq`. It points at settings that are borrowed, name a command
+        // that writes settings alone, and have room for the longest sets there can be.
+        checked(unsafe { libc::ioctl(self.control.as_raw_fd(), SIOCETHTOOL, &raw mut argument) })
+            .map(drop)
     }
 
     fn raw_flags(&self) -> io::Result<u16> {
@@ -197,6 +276,29 @@ impl Adapter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_the_kernel_ends_with_a_zero_or_with_its_bytes() {
+        let name = AdapterName::new("eth0").unwrap();
+        assert!(name.is(b"eth0\0") && name.is(b"eth0") && name.is(b"eth0\0\0x"));
+        for other in [&b"eth\0"[..], b"eth01\0", b"", b"\0eth0"] {
+            assert!(!name.is(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_speed_that_is_not_known_is_none() {
+        let with = |speed| {
+            let mut settings = LinkSettings::new(3);
+            settings.0[LinkSettings::SPEED] = speed;
+            settings.speed()
+        };
+        assert_eq!(with(10), Some(10_000_000));
+        assert_eq!(with(400_000), Some(400_000_000_000));
+        for unknown in [0, 0xffff, u32::MAX] {
+            assert_eq!(with(unknown), None);
+        }
+    }
 
     #[test]
     fn a_name_is_one_that_an_adapter_can_have() {

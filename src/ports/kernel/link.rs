@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::net::drops::{DropReason, Drops};
 use crate::net::outbox::Egress;
@@ -16,6 +16,8 @@ pub(in crate::ports) struct Link {
     device: String,
     up: bool,
     look_at: Option<Instant>,
+    /// Why the device could not be used at the last look, where it is there.
+    refusal: Option<String>,
 }
 
 impl Link {
@@ -26,6 +28,7 @@ impl Link {
             device: device.to_owned(),
             up: false,
             look_at: None,
+            refusal: None,
         }
     }
 
@@ -36,11 +39,31 @@ impl Link {
 
     /// Notes what a look at the device found. One that cannot be looked at has no link.
     pub(in crate::ports) fn found(&mut self, found: io::Result<bool>) {
-        let up = found.unwrap_or_else(|error| {
-            debug!(device = self.device, %error, "the {} cannot be used", self.kind);
-            false
-        });
+        let up = match found {
+            Ok(up) => {
+                self.refusal = None;
+                up
+            }
+            Err(error) => {
+                self.refuse_device(&error);
+                false
+            }
+        };
         self.set(up);
+    }
+
+    /// Says why a device cannot be used, once where it is there and somebody should look at it.
+    fn refuse_device(&mut self, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::ENODEV) {
+            self.refusal = None;
+            debug!(device = self.device, "the {} is not there", self.kind);
+            return;
+        }
+        let reason = error.to_string();
+        if self.refusal.as_ref() != Some(&reason) {
+            warn!(device = self.device, %error, "the {} cannot be used", self.kind);
+            self.refusal = Some(reason);
+        }
     }
 
     /// Notes that there is a link, or none.

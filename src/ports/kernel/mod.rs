@@ -14,11 +14,13 @@ use crate::wire::virtio_net::HEADER_LEN;
 
 mod adapter;
 mod link;
+mod monitor;
 mod receive;
 mod send;
 
 pub(in crate::ports) use adapter::{Adapter, AdapterName};
 pub(in crate::ports) use link::Link;
+pub(in crate::ports) use monitor::{Event, Monitor};
 pub(in crate::ports) use receive::{Looked, PacketReceiver, TapReceiver};
 pub(in crate::ports) use send::{PacketBatch, TapSending};
 
@@ -73,20 +75,9 @@ impl PacketSocket {
     /// Takes all frames of the adapter with this index from now on, whomever they are for.
     #[expect(unsafe_code, reason = "std has no packet sockets")]
     pub(in crate::ports) fn bind(&self, index: i32) -> io::Result<()> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "AF_PACKET is 17, ETH_P_ALL is 3"
-        )]
-        let (family, protocol) = (libc::AF_PACKET as u16, libc::ETH_P_ALL as u16);
-        let address = libc::sockaddr_ll {
-            sll_family: family,
-            sll_protocol: protocol.to_be(),
-            sll_ifindex: index,
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
+        #[expect(clippy::cast_possible_truncation, reason = "ETH_P_ALL is 3")]
+        let protocol = libc::ETH_P_ALL as u16;
+        let address = link_address(protocol, index);
         let len = length(size_of_val(&address));
         // SAFETY: the address is ours and as long as it is said to be; the kernel only reads it.
         checked(unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), len) })?;
@@ -100,12 +91,38 @@ impl PacketSocket {
         self.set(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
     }
 
+    /// Tells whether the socket still has the adapter with this index: the kernel takes away one that is deleted, and
+    /// may give its number to another.
+    #[expect(unsafe_code, reason = "std has no packet sockets")]
+    pub(in crate::ports) fn is_bound_to(&self, index: i32) -> bool {
+        let mut address = link_address(0, 0);
+        let mut len = length(size_of_val(&address));
+        let at = (&raw mut address).cast();
+        // SAFETY: the address and its length are ours, and the kernel writes no more than the length says.
+        let answer = checked(unsafe { libc::getsockname(self.fd.as_raw_fd(), at, &raw mut len) });
+        answer.is_ok() && address.sll_ifindex == index
+    }
+
     /// Only for options that the kernel reads from the value itself, without following a pointer in it.
     #[expect(unsafe_code, reason = "std has no packet sockets")]
     fn set<T: Copy>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
         let (at, len) = (ptr::from_ref(value).cast(), length(size_of::<T>()));
         // SAFETY: the value is borrowed, and as long as it is said to be; the kernel only reads it.
         checked(unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, at, len) }).map(drop)
+    }
+}
+
+fn link_address(protocol: u16, index: i32) -> libc::sockaddr_ll {
+    #[expect(clippy::cast_possible_truncation, reason = "AF_PACKET is 17")]
+    let family = libc::AF_PACKET as u16;
+    libc::sockaddr_ll {
+        sll_family: family,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
     }
 }
 
