@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::control::config::{self, File, Mode};
+use crate::control::config::network::Mode;
+use crate::control::config::{self, File};
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::{Adapter, is_label};
 use crate::net::vlan::PortVlan;
@@ -202,7 +203,7 @@ impl Plan {
     fn network(
         &self,
         name: &str,
-        network: &config::Network,
+        network: &config::network::Network,
         path: &str,
         problems: &mut Problems,
     ) -> Option<Network> {
@@ -216,13 +217,13 @@ impl Plan {
                 problems,
             )
         });
-        let unsaid = config::Server::default();
+        let unsaid = config::dhcp::Server::default();
         let server = match &network.dhcp {
-            config::Dhcp::Off => None,
-            config::Dhcp::Unsaid => Some(&unsaid),
+            config::dhcp::Dhcp::Off => None,
+            config::dhcp::Dhcp::Unsaid => Some(&unsaid),
             // It has no place there, whatever it says.
-            config::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
-            config::Dhcp::On(server) => Some(&**server),
+            config::dhcp::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
+            config::dhcp::Dhcp::On(server) => Some(&**server),
         };
         let dhcp = server
             .and_then(|server| Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems));
@@ -244,7 +245,7 @@ impl Plan {
 }
 
 /// Checks that a network has what its mode needs, and nothing that it cannot have.
-fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
+fn mode(network: &config::network::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
     let key = |key| join(path, key);
     let Some(mode) = network.mode else {
         if !problems.has(&key("mode")) {
@@ -255,7 +256,7 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
         }
         return None;
     };
-    let serves = matches!(network.dhcp, config::Dhcp::On(_));
+    let serves = matches!(network.dhcp, config::dhcp::Dhcp::On(_));
     match mode {
         Mode::Bridged => {
             bridged(network, path, problems);
@@ -295,7 +296,7 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
     Some(mode)
 }
 
-fn bridged(network: &config::Network, path: &str, problems: &mut Problems) {
+fn bridged(network: &config::network::Network, path: &str, problems: &mut Problems) {
     let team = join(path, "team");
     let key = join(&team, "active");
     match network.active.as_deref() {
@@ -317,7 +318,7 @@ fn network_of<'a>(
     file: &'a File,
     path: &str,
     problems: &mut Problems,
-) -> Option<&'a config::Network> {
+) -> Option<&'a config::network::Network> {
     let networks = &file.networks;
     let Some(name) = name else {
         if !problems.has(path) {
@@ -348,7 +349,7 @@ fn network_of<'a>(
 fn port_group(
     name: &str,
     network_name: &str,
-    network: &config::Network,
+    network: &config::network::Network,
     path: &str,
     problems: &mut Problems,
 ) -> Option<PortVlan> {
