@@ -30,6 +30,11 @@ impl Section {
         }
     }
 
+    /// Returns the path of the table.
+    pub fn own_path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the path of the key in this table.
     pub fn path(&self, key: &str) -> String {
         join(&self.path, key)

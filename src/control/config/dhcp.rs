@@ -115,7 +115,7 @@ impl Server {
             next_server: section.parsed("next_server", problems),
             tftp_server: section.parsed("tftp_server", problems),
             boot_file: section.parsed("boot_file", problems),
-            identity: word(&mut section, "identity", &identities, &[], problems),
+            identity: word(&mut section, "identity", &identities, &[], &[], problems),
             options: crate::control::options::read(&mut section, problems),
             reservations: section
                 .array("reservation", problems)

@@ -8,14 +8,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use self::network::Network;
+use self::security::Security;
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::section::{Section, not_available, parse};
-use crate::control::value::{Adapter, Name};
+use crate::control::value::{Adapter, Name, Speed};
 use crate::ports::guest::Role;
 use crate::wire::ethernet::MacAddr;
 
 pub mod dhcp;
 pub mod network;
+pub mod port_group;
+pub mod security;
+pub mod team;
+mod vlan;
 
 /// What vmlan is without a file.
 pub const EMBEDDED: &str = include_str!("../default.toml");
@@ -28,11 +33,20 @@ pub struct File {
     /// Where what must survive a restart is.
     pub state_dir: Option<PathBuf>,
     /// Adapters that are described, by name.
-    pub uplinks: Vec<String>,
+    pub uplinks: BTreeMap<String, Uplink>,
     /// The networks by name.
     pub networks: BTreeMap<String, Network>,
     /// The VMs by name.
     pub vms: BTreeMap<String, Vm>,
+}
+
+/// An uplink as it was described.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Uplink {
+    /// Whether it may be absent when the daemon starts.
+    pub optional: bool,
+    /// Its speed in bits a second, for an adapter that does not tell.
+    pub speed: Option<u64>,
 }
 
 /// A VM as it was typed.
@@ -48,6 +62,8 @@ pub struct Vm {
     pub socket: Option<PathBuf>,
     /// Which side listens on it.
     pub role: Role,
+    /// What its port may do with addresses, where that is not as in its port group.
+    pub security: Security,
 }
 
 impl File {
@@ -74,9 +90,11 @@ impl File {
             daemon.finish(problems);
         }
         for (name, section) in root.named("uplink", problems) {
-            uplink(section, problems);
+            let uplink = Uplink::read(section, problems);
             file.uplinks
-                .extend(checked(name, "uplink", problems, |Adapter(name)| name));
+                .extend(checked(name, "uplink", problems, |Adapter(name)| {
+                    (name, uplink)
+                }));
         }
         for (name, section) in root.named("network", problems) {
             let network = Network::read(section, problems);
@@ -139,6 +157,26 @@ impl File {
     }
 }
 
+impl Uplink {
+    fn read(mut section: Section, problems: &mut Problems) -> Self {
+        // Both mean AF_PACKET, which is all there is.
+        word(
+            &mut section,
+            "driver",
+            &[("auto", ()), ("af_packet", ())],
+            &[],
+            &[("af_xdp", "use \"auto\" or \"af_packet\"")],
+            problems,
+        );
+        let uplink = Self {
+            optional: section.flag("optional", problems).unwrap_or_default(),
+            speed: section.parsed("speed", problems).map(|Speed(speed)| speed),
+        };
+        section.finish(problems);
+        uplink
+    }
+}
+
 impl Vm {
     fn read(mut section: Section, problems: &mut Problems) -> Self {
         let vm = Self {
@@ -151,9 +189,11 @@ impl Vm {
                 "role",
                 &[("server", Role::Server), ("client", Role::Client)],
                 &[],
+                &[],
                 problems,
             )
             .unwrap_or_default(),
+            security: Security::read(&mut section, problems),
         };
         single(
             &mut section,
@@ -166,28 +206,18 @@ impl Vm {
     }
 }
 
-fn uplink(mut section: Section, problems: &mut Problems) {
-    // Both mean AF_PACKET, which is all there is.
-    word(
-        &mut section,
-        "driver",
-        &[("auto", ()), ("af_packet", ())],
-        &[("af_xdp", "use \"auto\" or \"af_packet\"")],
-        problems,
-    );
-    section.finish(problems);
-}
-
-/// Takes a word out of a list of those that mean something; others mean something in a later version.
+/// Takes a word out of a list of those that mean something. `others` are read and not offered, `later` mean something in
+/// a later version.
 pub(super) fn word<T: Copy>(
     section: &mut Section,
     key: &'static str,
     words: &[(&str, T)],
+    others: &[(&str, T)],
     later: &[(&str, &str)],
     problems: &mut Problems,
 ) -> Option<T> {
     let text = section.text(key, problems)?;
-    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+    if let Some((_, meaning)) = words.iter().chain(others).find(|(word, _)| *word == text) {
         return Some(*meaning);
     }
     let explanation = match later.iter().find(|(word, _)| *word == text) {
@@ -200,7 +230,7 @@ pub(super) fn word<T: Copy>(
                 .join(", ");
             format!(
                 "is not one of {all}{}",
-                did_you_mean(&text, words.iter().map(|(word, _)| *word))
+                did_you_mean(&text, words.iter().chain(others).map(|(word, _)| *word))
             )
         }
     };
@@ -246,3 +276,6 @@ pub(super) fn checked<N: std::str::FromStr<Err: std::fmt::Display>, T>(
 ) -> Option<T> {
     parse(&name, &join(parent, &name), problems).map(make)
 }
+
+#[cfg(test)]
+mod tests;
