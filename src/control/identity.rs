@@ -293,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn teams_and_the_host_in_port_groups_have_addresses_of_their_own() {
+        let text = "[network.a]\nmode = \"bridged\"\nteam.active = [\"e\"]\nhost_adapter = \"vmk0\"\nport_group.g.host_adapter = \"vmk1\"\n";
+        let plan = plan(text, Path::new("/s"));
+        let macs = Macs::assign(&plan, BTreeMap::new(), "m").unwrap();
+        let keys: Vec<_> = macs.kept.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["host/a", "host/a/g", "team/a"]);
+        let all = BTreeSet::from([macs.host("a"), macs.host_in("a", "g"), macs.team("a")]);
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().all(|mac| mac.is_station()));
+    }
+
+    #[test]
     fn what_was_kept_counts_and_a_derived_address_stays_once_it_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let plan = plan(TWO, dir.path());

@@ -48,11 +48,16 @@ impl Problems {
 
     /// Returns the path as it was written.
     pub fn written(&self, path: &str) -> String {
-        let renamed = self.renamed.iter().find_map(|(key, written)| {
-            let rest = path.strip_prefix(key.as_str())?;
-            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| format!("{written}{rest}"))
-        });
-        renamed.unwrap_or_else(|| path.to_owned())
+        let mut key = path;
+        loop {
+            if let Some(written) = self.renamed.get(key) {
+                return format!("{written}{}", &path[key.len()..]);
+            }
+            match key.rfind(['.', '[']) {
+                Some(end) => key = &key[..end],
+                None => return path.to_owned(),
+            }
+        }
     }
 
     /// Notes that what is written at `path`, or missing there, is wrong.

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::port_group::PortGroup;
 use super::security::Preset;
 use super::team::{Discovery, Lacp, Team};
@@ -530,4 +532,29 @@ fn a_list_with_a_mistake_is_not_taken_for_a_shorter_one() {
     assert_eq!(problems.len(), 2, "{problems:?}");
     let vlan = &file.networks["x"].port_groups["g"].vlan;
     assert_eq!(*vlan, PortVlan::Untagged);
+}
+
+proptest! {
+    #[test]
+    fn any_trunk_is_read_or_refused(tagged in proptest::collection::vec((0..4097_u16, 0..4097_u16), 0..4), untagged in proptest::option::of(0..4097_u16)) {
+        let list: Vec<_> = tagged.iter().map(|(first, last)| format!("\"{first}-{last}\"")).collect();
+        let untagged = untagged.map_or_else(String::new, |vlan| format!(", untagged = {vlan}"));
+        let text = format!("[network.x.port_group.g]\nvlan = {{ tagged = [{}]{untagged} }}\n", list.join(", "));
+        let (file, problems) = read(&text);
+        let vlan = &file.networks["x"].port_groups["g"].vlan;
+        prop_assert!(problems.is_empty() || *vlan == PortVlan::Untagged);
+        if let PortVlan::Trunk(trunk) = vlan {
+            prop_assert!(!trunk.tagged.is_empty());
+            let twice = trunk.untagged.and_then(|domain| VlanId::new(domain.number()));
+            prop_assert!(twice.is_none_or(|vlan| !trunk.tagged.contains(vlan)));
+        }
+    }
+
+    #[test]
+    fn any_value_of_a_port_group_is_read_or_refused(
+        key in "vlan|security|team|storm_control|isolated|host_adapter|team.active|security.preset|vlan.tagged|vlan.primary",
+        value in "[0-9]{1,6}|-1|true|1.5|\"[a-z0-9-]{0,5}\"|\\[\\]|\\[[0-9]{1,4}\\]|\\{\\}|\\[\\[\\]\\]|\\{ [a-z]{1,4} = 1 \\}",
+    ) {
+        read(&format!("[network.x.port_group.g]\n{key} = {value}\n"));
+    }
 }

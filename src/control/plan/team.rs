@@ -250,12 +250,7 @@ impl Override<'_> {
             failback: typed.failback.unwrap_or(own.failback),
             reverse_filter: typed.reverse_filter.unwrap_or(own.reverse_filter),
         };
-        let wrong = ["active", "standby", "unused"].map(|key| join(&self.path, key));
-        let wrong = wrong.iter().any(|path| {
-            problems.has(path)
-                || (0..self.uplinks.len()).any(|n| problems.has(&format!("{path}[{n}]")))
-        });
-        if policy.active.is_empty() && !own.active.is_empty() && !wrong {
+        if policy.active.is_empty() && !own.active.is_empty() && !self.has_wrong_uplinks(problems) {
             let text = if policy.standby.is_empty() {
                 "leaves the port group without an uplink; name one in `active`"
             } else {
@@ -265,6 +260,15 @@ impl Override<'_> {
         }
         check(&policy, typed, &self.path, problems);
         policy
+    }
+
+    /// Tells whether something is wrong with the lists, so that nothing is to be concluded from them.
+    fn has_wrong_uplinks(&self, problems: &Problems) -> bool {
+        ["active", "standby", "unused"].iter().any(|key| {
+            let path = join(&self.path, key);
+            problems.has(&path)
+                || (0..self.uplinks.len()).any(|index| problems.has(&format!("{path}[{index}]")))
+        })
     }
 
     /// Returns all uplinks that the port group names, which must be among the network's, each once.
