@@ -171,7 +171,10 @@ fn check(policy: &Policy, keys: &team::Policy, path: &str, problems: &mut Proble
     let balancing = policy.load_balancing;
     if is_channel(balancing) {
         if keys.detection == Some(Detection::Beacon) {
-            let text = channel(balancing, "takes beacons for traffic; write \"link\"");
+            let text = channel(
+                balancing,
+                "brings no beacon from one uplink to another; write \"link\"",
+            );
             problems.error(join(path, "failure_detection"), text);
         }
         if keys.reverse_filter == Some(true) {
@@ -183,8 +186,10 @@ fn check(policy: &Policy, keys: &team::Policy, path: &str, problems: &mut Proble
         }
         return;
     }
+    // What is inherited as a whole has been warned of where it was said.
+    let said = keys.detection.is_some() || keys.lists().iter().any(|(_, list)| list.is_some());
     let count = policy.active.len() + policy.standby.len();
-    if policy.detection == Detection::Beacon && (1..BEACONS).contains(&count) {
+    if said && policy.detection == Detection::Beacon && (1..BEACONS).contains(&count) {
         let text = match count {
             1 => {
                 "the beacons of one uplink are heard by no other: its link alone tells of a failure"

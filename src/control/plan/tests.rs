@@ -413,11 +413,15 @@ fn teams_that_cannot_be_are_refused_in_words() {
         ),
         (
             format!("{two}team.load_balancing = \"ip-hash\"\nteam.failure_detection = \"beacon\""),
-            format!("{t}.failure_detection: {hash} takes beacons for traffic; write \"link\""),
+            format!(
+                "{t}.failure_detection: {hash} brings no beacon from one uplink to another; write \"link\""
+            ),
         ),
         (
             format!("{two}team.load_balancing = \"lacp\"\nteam.failure_detection = \"beacon\""),
-            format!("{t}.failure_detection: {lacp} takes beacons for traffic; write \"link\""),
+            format!(
+                "{t}.failure_detection: {lacp} brings no beacon from one uplink to another; write \"link\""
+            ),
         ),
         (
             format!("{two}team.load_balancing = \"iphash\"\nteam.standby = [\"e3\"]"),
@@ -507,7 +511,9 @@ fn teams_that_cannot_be_are_refused_in_words() {
         ),
         (
             of_channel("failure_detection = \"beacon\""),
-            format!("{g}.failure_detection: {hash} takes beacons for traffic; write \"link\""),
+            format!(
+                "{g}.failure_detection: {hash} brings no beacon from one uplink to another; write \"link\""
+            ),
         ),
         (
             of_channel("reverse_filter = true"),
@@ -563,6 +569,8 @@ fn beacons_among_too_few_uplinks_are_warned_of() {
         warned(&format!("{beacon}team.active = [\"e1\"]")),
         [format!("network.a.team.failure_detection: {one}")]
     );
+    let inherited = format!("{beacon}team.active = [\"e1\"]\nport_group.g.team.failback = true");
+    assert_eq!(warned(&inherited).len(), 1, "it is said once");
     let three = format!("{beacon}team.active = [\"e1\", \"e2\", \"e3\"]\n");
     assert_eq!(warned(&three), [""; 0]);
     assert_eq!(
