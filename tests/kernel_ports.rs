@@ -106,6 +106,7 @@ fn uplink(interface: &str) -> Packet {
     Packet::open(&packet::Spec {
         interface: interface.to_owned(),
         optional: false,
+        speed: None,
     })
     .unwrap()
 }
@@ -745,6 +746,7 @@ fn an_optional_adapter_that_is_absent_is_taken_when_it_shows_up() {
         let mut a = Packet::open(&packet::Spec {
             interface: "v0".to_owned(),
             optional: true,
+            speed: None,
         })
         .unwrap();
         let epoll = Epoll::new();
@@ -784,6 +786,7 @@ fn an_adapter_that_cannot_be_used_when_it_shows_up_stops_nothing() {
         let error = Packet::open(&packet::Spec {
             interface: "lo".to_owned(),
             optional: true,
+            speed: None,
         });
         assert!(error.is_err(), "one that is there is judged at once");
     });
@@ -897,6 +900,7 @@ fn an_uplink_is_an_ethernet_adapter_that_exists() {
             let error = Packet::open(&packet::Spec {
                 interface: interface.to_owned(),
                 optional: false,
+                speed: None,
             })
             .err()
             .unwrap();
@@ -908,6 +912,7 @@ fn an_uplink_is_an_ethernet_adapter_that_exists() {
         let error = Packet::open(&packet::Spec {
             interface: "lo".to_owned(),
             optional: false,
+            speed: None,
         })
         .err()
         .unwrap();
@@ -938,6 +943,7 @@ fn nobody_is_told_which_privileges_are_missing() {
         let error = Packet::open(&packet::Spec {
             interface: "v0".to_owned(),
             optional: false,
+            speed: None,
         })
         .err()
         .unwrap();

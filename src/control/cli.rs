@@ -18,7 +18,7 @@ use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
-use crate::control::problem::{Problem, Problems, did_you_mean};
+use crate::control::problem::{Problem, Problems, did_you_mean, join};
 use crate::control::{daemon, directory, render, show};
 
 /// How long a configuration may be in bytes.
@@ -46,6 +46,9 @@ enum Command {
     Check {
         /// The file, or - for standard input; without it, the embedded default is checked
         file: Option<PathBuf>,
+        /// Do not look whether this machine has the uplinks
+        #[arg(long)]
+        offline: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -154,13 +157,19 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run { source } => {
             let _logging = log(cli.verbose)?;
             let (name, file, mut problems) = source.read()?;
-            let plan = understood(&name, &file, &mut problems)?;
+            let plan = planned(&file, &mut problems);
+            present(&plan, adapters(), &mut problems);
+            let plan = fit(plan, &name, &problems)?;
             for warning in problems.warnings() {
                 tracing::warn!("{name}: {warning}");
             }
             daemon::run(plan, &mut io::stdout())?;
         }
-        Command::Check { file, json } => return check(file.as_deref(), json),
+        Command::Check {
+            file,
+            offline,
+            json,
+        } => return check(file.as_deref(), offline, json),
         Command::Args {
             vm,
             vmm,
@@ -236,20 +245,11 @@ impl ShowArgs {
     }
 }
 
-fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
+fn check(path: Option<&Path>, offline: bool, as_json: bool) -> anyhow::Result<ExitCode> {
     let (name, file, mut problems) = read(path)?;
     let plan = planned(&file, &mut problems);
-    let adapters = adapters();
-    for (path, uplink) in plan.uplinks() {
-        if adapters
-            .as_ref()
-            .is_some_and(|adapters| !adapters.contains(uplink))
-        {
-            problems.warn(
-                path,
-                format!("this machine has no network adapter named {uplink:?}"),
-            );
-        }
+    if !offline {
+        present(&plan, adapters(), &mut problems);
     }
     let (errors, warnings) = (problems.errors(), problems.warnings());
     if as_json {
@@ -272,6 +272,23 @@ fn check(path: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Notes which uplinks are not among the adapters, unless they may come later; nothing where those are not known.
+fn present(plan: &Plan, adapters: Option<BTreeSet<String>>, problems: &mut Problems) {
+    let Some(adapters) = adapters else { return };
+    for (path, uplink) in plan.uplinks() {
+        if uplink.optional || adapters.contains(&uplink.name) {
+            continue;
+        }
+        let text = format!(
+            "this machine has no network adapter named {:?}; write optional = true in [{}] if it comes later{}",
+            uplink.name,
+            join("uplink", &uplink.name),
+            did_you_mean(&uplink.name, adapters.iter().map(String::as_str))
+        );
+        problems.error(path, text);
+    }
 }
 
 /// The network adapters of this process's namespace, which what is mounted at /sys need not show.
@@ -375,6 +392,11 @@ fn planned(file: &File, problems: &mut Problems) -> Plan {
 
 fn understood(name: &str, file: &File, problems: &mut Problems) -> anyhow::Result<Plan> {
     let plan = planned(file, problems);
+    fit(plan, name, problems)
+}
+
+/// Returns the plan, if nothing is wrong with it.
+fn fit(plan: Plan, name: &str, problems: &Problems) -> anyhow::Result<Plan> {
     if problems.is_empty() {
         return Ok(plan);
     }

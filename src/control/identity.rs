@@ -138,6 +138,16 @@ impl Macs {
         self.find(&key("host", network))
     }
 
+    /// Returns the address of the host adapter in a port group of a network.
+    pub fn host_in(&self, network: &str, port_group: &str) -> MacAddr {
+        self.find(&key("host", &format!("{network}/{port_group}")))
+    }
+
+    /// Returns the address by which a network's team is known to its neighbours.
+    pub fn team(&self, network: &str) -> MacAddr {
+        self.find(&key("team", network))
+    }
+
     fn find(&self, key: &str) -> MacAddr {
         self.kept.get(key).copied().unwrap_or_default()
     }
@@ -167,7 +177,19 @@ impl Macs {
             .iter()
             .filter(|network| network.host_adapter.is_some())
             .map(|network| key("host", &network.name));
-        let wanted: Vec<_> = derived.chain(gateways).chain(hosts).collect();
+        let hosts_in = plan.networks.iter().flat_map(|network| {
+            let groups = network.port_groups.iter();
+            groups
+                .filter(|group| group.host_adapter.is_some())
+                .map(|group| key("host", &format!("{}/{}", network.name, group.name)))
+        });
+        let teams = plan
+            .networks
+            .iter()
+            .filter(|network| network.team.is_some())
+            .map(|network| key("team", &network.name));
+        let others = gateways.chain(hosts).chain(hosts_in).chain(teams);
+        let wanted: Vec<_> = derived.chain(others).collect();
         let mut taken: BTreeSet<_> = typed.values().copied().collect();
         if let Some((kept, mac)) = wanted
             .iter()
@@ -268,6 +290,18 @@ mod tests {
             .collect();
         assert_eq!(all.len(), 9);
         assert!(all.iter().all(|mac| mac.is_station() && mac.0[0] == 2));
+    }
+
+    #[test]
+    fn teams_and_the_host_in_port_groups_have_addresses_of_their_own() {
+        let text = "[network.a]\nmode = \"bridged\"\nteam.active = [\"e\"]\nhost_adapter = \"vmk0\"\nport_group.g.host_adapter = \"vmk1\"\n";
+        let plan = plan(text, Path::new("/s"));
+        let macs = Macs::assign(&plan, BTreeMap::new(), "m").unwrap();
+        let keys: Vec<_> = macs.kept.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["host/a", "host/a/g", "team/a"]);
+        let all = BTreeSet::from([macs.host("a"), macs.host_in("a", "g"), macs.team("a")]);
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().all(|mac| mac.is_station()));
     }
 
     #[test]

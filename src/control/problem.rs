@@ -29,6 +29,8 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, Default)]
 pub struct Problems {
     lines: BTreeMap<String, usize>,
+    /// Paths of keys that were written by another of their names, with that path.
+    renamed: BTreeMap<String, String>,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -39,15 +41,34 @@ impl Problems {
         self.lines.insert(path, line);
     }
 
+    /// Remembers that the key at `path` was written as the one at `written`, by which people know it.
+    pub fn rename(&mut self, path: String, written: String) {
+        self.renamed.insert(path, written);
+    }
+
+    /// Returns the path as it was written.
+    pub fn written(&self, path: &str) -> String {
+        let mut key = path;
+        loop {
+            if let Some(written) = self.renamed.get(key) {
+                return format!("{written}{}", &path[key.len()..]);
+            }
+            match key.rfind(['.', '[']) {
+                Some(end) => key = &key[..end],
+                None => return path.to_owned(),
+            }
+        }
+    }
+
     /// Notes that what is written at `path`, or missing there, is wrong.
     pub fn error(&mut self, path: impl Into<String>, text: impl Into<String>) {
-        let problem = self.problem(path.into(), text.into());
+        let problem = self.problem(&path.into(), text.into());
         self.errors.push(problem);
     }
 
     /// Notes that what is written at `path` may be a mistake.
     pub fn warn(&mut self, path: impl Into<String>, text: impl Into<String>) {
-        let problem = self.problem(path.into(), text.into());
+        let problem = self.problem(&path.into(), text.into());
         self.warnings.push(problem);
     }
 
@@ -62,6 +83,7 @@ impl Problems {
 
     /// Tells whether something is wrong with what is written at `path`, so that nothing is to be concluded from it.
     pub fn has(&self, path: &str) -> bool {
+        let path = self.written(path);
         self.errors.iter().any(|problem| problem.path == path)
     }
 
@@ -80,7 +102,8 @@ impl Problems {
         self.errors.is_empty()
     }
 
-    fn problem(&self, path: String, text: String) -> Problem {
+    fn problem(&self, path: &str, text: String) -> Problem {
+        let path = self.written(path);
         let line = self.line(&path);
         Problem { path, line, text }
     }
@@ -183,6 +206,28 @@ mod tests {
             problems.errors().iter().map(|p| p.line).collect::<Vec<_>>(),
             [Some(7), None]
         );
+    }
+
+    #[test]
+    fn a_key_is_known_by_the_name_that_was_written() {
+        let mut problems = Problems::default();
+        problems.rename("team.active".into(), "team.activeNic".into());
+        problems.locate("team.activeNic".into(), 3);
+        problems.error("team.active[1]", "is odd");
+        problems.error("team.actively", "is odd");
+        let found: Vec<_> = problems
+            .errors()
+            .into_iter()
+            .map(|problem| (problem.path, problem.line))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("team.activeNic[1]".to_owned(), Some(3)),
+                ("team.actively".to_owned(), None)
+            ]
+        );
+        assert!(problems.has("team.active[1]") && !problems.has("team.active"));
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl Section {
         }
     }
 
+    /// Returns the path of the table.
+    pub fn own_path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the path of the key in this table.
     pub fn path(&self, key: &str) -> String {
         join(&self.path, key)
@@ -38,6 +43,35 @@ impl Section {
     /// Tells whether the key was written.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Lets a key be written by other names too; returns the one by which it was.
+    pub fn alias(
+        &mut self,
+        key: &'static str,
+        others: &[&'static str],
+        problems: &mut Problems,
+    ) -> Option<&'static str> {
+        let mut written = self.has(key).then_some(key);
+        for other in others {
+            self.known.push(other);
+            let Some(value) = self.table.remove(*other) else {
+                continue;
+            };
+            let Some(first) = written else {
+                self.table.insert(key.to_owned(), value);
+                problems.rename(self.path(key), self.path(other));
+                written = Some(other);
+                continue;
+            };
+            let text = if first == key {
+                format!("is another name of `{key}`, which is written too: keep one of them")
+            } else {
+                format!("is another name of `{key}`, and so is `{first}`: keep one of them")
+            };
+            problems.error(self.path(other), text);
+        }
+        written.filter(|written| *written != key)
     }
 
     /// Takes whatever was written.
@@ -51,6 +85,11 @@ impl Section {
         self.take(key, "a string", problems, |value| {
             value.as_str().map(str::to_owned)
         })
+    }
+
+    /// Takes true or false.
+    pub fn flag(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
+        self.take(key, "true or false", problems, Value::as_bool)
     }
 
     /// Takes a string that means something.
@@ -154,8 +193,13 @@ impl Section {
 
     /// Refuses a key that this version does not have yet.
     pub fn unavailable(&mut self, key: &'static str, instead: &str, problems: &mut Problems) {
+        self.refuse(key, &not_available(instead), problems);
+    }
+
+    /// Refuses a key that has no place here.
+    pub fn refuse(&mut self, key: &'static str, text: &str, problems: &mut Problems) {
         if self.table.remove(key).is_some() {
-            problems.error(self.path(key), not_available(instead));
+            problems.error(self.path(key), text);
         }
     }
 
@@ -205,7 +249,8 @@ pub fn parse<T: FromStr<Err: Display>>(
         .ok()
 }
 
-fn kind(value: &Value) -> &'static str {
+/// Returns the words for the type of a value.
+pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a string",
         Value::Integer(_) => "a whole number",
@@ -214,5 +259,39 @@ fn kind(value: &Value) -> &'static str {
         Value::Datetime(_) => "a date",
         Value::Array(_) => "an array",
         Value::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_and_another_name_of_it_are_not_both_written() {
+        let read = |text: &str| {
+            let mut problems = Problems::default();
+            let mut section = Section::new("t".to_owned(), text.parse().unwrap());
+            let written = section.alias("key", &["kEy", "clef"], &mut problems);
+            let value = section.flag("key", &mut problems);
+            section.finish(&mut problems);
+            let problems: Vec<_> = problems.errors().iter().map(ToString::to_string).collect();
+            (written, value, problems.join("\n"))
+        };
+        let none = String::new;
+        assert_eq!(read(""), (None, None, none()));
+        assert_eq!(read("key = true"), (None, Some(true), none()));
+        assert_eq!(read("clef = false"), (Some("clef"), Some(false), none()));
+        let mistaken = "t.clef: must be true or false, not a whole number";
+        assert_eq!(read("clef = 1"), (Some("clef"), None, mistaken.to_owned()));
+        let both = "t.clef: is another name of `key`, which is written too: keep one of them";
+        assert_eq!(
+            read("clef = false\nkey = true"),
+            (None, Some(true), both.to_owned())
+        );
+        let others = "t.clef: is another name of `key`, and so is `kEy`: keep one of them";
+        assert_eq!(
+            read("clef = false\nkEy = true"),
+            (Some("kEy"), Some(true), others.to_owned())
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::config::team::balancing_word;
 use crate::control::plan::Plan;
 use crate::control::timestamp;
 use crate::control::value::hex;
@@ -94,7 +95,7 @@ pub struct Uplink {
     pub name: String,
     /// `up` or `down`.
     pub link: String,
-    /// `active` or `standby`.
+    /// `active`, `standby` or `unused`.
     pub role: String,
     /// Whether frames leave by it.
     pub in_use: bool,
@@ -234,23 +235,26 @@ fn teams(plan: &Plan, snapshot: &Snapshot) -> Vec<Team> {
     let teams = plan
         .networks
         .iter()
-        .filter_map(|network| Some((network, network.uplink.as_deref()?)));
+        .filter_map(|network| Some((network, network.team.as_ref()?)));
     teams
-        .map(|(network, uplink)| {
+        .map(|(network, team)| {
             let ports = find(snapshot, &network.name).map_or(&[][..], |network| &network.ports);
-            let up = ports.iter().any(|port| {
-                port.kind == "uplink" && port.name == uplink && port.state == PortState::Up
+            let uplinks = team.uplinks.iter().map(|uplink| {
+                let up = ports.iter().any(|port| {
+                    port.kind == "uplink" && port.name == uplink.name && port.state == PortState::Up
+                });
+                let role = team.role(uplink);
+                Uplink {
+                    name: uplink.name.clone(),
+                    link: if up { "up" } else { "down" }.to_owned(),
+                    role: role.to_owned(),
+                    in_use: up && role == "active",
+                }
             });
-            let link = if up { "up" } else { "down" };
             Team {
                 network: network.name.clone(),
-                load_balancing: "port-id".to_owned(),
-                uplinks: vec![Uplink {
-                    name: uplink.to_owned(),
-                    link: link.to_owned(),
-                    role: "active".to_owned(),
-                    in_use: up,
-                }],
+                load_balancing: balancing_word(team.policies[0].load_balancing).to_owned(),
+                uplinks: uplinks.collect(),
             }
         })
         .collect()

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 
+use crate::net::vlan::VlanId;
+
 /// Why a text is not what it should be; the whole sentence.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
@@ -202,6 +204,94 @@ impl FromStr for Hex {
     }
 }
 
+/// A number of bits a second.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Speed(pub u64);
+
+impl FromStr for Speed {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [
+            ('k', 1_000),
+            ('M', 1_000_000),
+            ('G', 1_000_000_000),
+            ('T', 1_000_000_000_000),
+        ];
+        let unit = units.iter().find_map(|(name, unit)| {
+            let number = text.strip_suffix(*name)?;
+            Some((number, *unit))
+        });
+        let (number, unit) = unit.unwrap_or((text, 1));
+        let digits = number.bytes().all(|b| b.is_ascii_digit());
+        let number = number.parse::<u64>().ok().filter(|_| digits);
+        match number.and_then(|number| number.checked_mul(unit)) {
+            Some(speed) if speed > 0 => Ok(Self(speed)),
+            _ => Err(ValueError(format!(
+                "{text:?} is not a speed: write bits a second as a whole number and k, M, G or T, as in \"10G\""
+            ))),
+        }
+    }
+}
+
+/// A VLAN, or several that follow one another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Vlans {
+    /// The first one.
+    pub first: VlanId,
+    /// The last one.
+    pub last: VlanId,
+}
+
+impl Vlans {
+    /// Returns the VLAN with this number alone.
+    ///
+    /// # Errors
+    ///
+    /// It is the number of none.
+    pub fn one(number: i64) -> Result<Self, ValueError> {
+        let vlan = u16::try_from(number).ok().and_then(VlanId::new);
+        let vlan = vlan.ok_or_else(|| ValueError(format!("{number} is not a VLAN; {VLANS}")))?;
+        Ok(Self {
+            first: vlan,
+            last: vlan,
+        })
+    }
+}
+
+const VLANS: &str = "write a number from 1 to 4094, or a range such as \"20-29\"";
+
+impl FromStr for Vlans {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |text: &str| {
+            let text = text.trim();
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            VlanId::new(text.parse().ok().filter(|_| digits)?)
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match number(first).zip(number(last)) {
+            Some((first, last)) if first <= last => Ok(Self { first, last }),
+            Some((first, last)) => Err(ValueError(format!(
+                "{text:?} ends before it begins; write \"{}-{}\"",
+                last.number(),
+                first.number()
+            ))),
+            None => Err(ValueError(format!("{text:?} is not a VLAN; {VLANS}"))),
+        }
+    }
+}
+
+impl fmt::Display for Vlans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.first.number(), self.last.number()) {
+            (first, last) if first == last => write!(f, "{first}"),
+            (first, last) => write!(f, "\"{first}-{last}\""),
+        }
+    }
+}
+
 /// Writes bytes in hexadecimal with colons between them.
 pub fn hex(bytes: &[u8]) -> String {
     bytes
@@ -266,7 +356,68 @@ mod tests {
         assert!("00".repeat(OPTION + 1).parse::<Hex>().is_err());
     }
 
+    #[test]
+    fn a_speed_is_a_whole_number_of_bits_a_second() {
+        let speed = |text: &str| text.parse::<Speed>().map(|Speed(speed)| speed).ok();
+        assert_eq!(
+            ["9600", "64k", "100M", "10G", "1T"].map(speed),
+            [
+                Some(9_600),
+                Some(64_000),
+                Some(100_000_000),
+                Some(10_000_000_000),
+                Some(1_000_000_000_000)
+            ]
+        );
+        for text in [
+            "",
+            "G",
+            "0",
+            "0G",
+            "+1G",
+            "-1G",
+            "1.5G",
+            "10 G",
+            "10g",
+            "10GB",
+            "99999999T",
+        ] {
+            assert_eq!(speed(text), None, "{text:?}");
+        }
+        assert_eq!(
+            "10 Gbit".parse::<Speed>().unwrap_err().to_string(),
+            "\"10 Gbit\" is not a speed: write bits a second as a whole number and k, M, G or T, as in \"10G\""
+        );
+    }
+
+    #[test]
+    fn ranges_of_vlans_go_upwards_from_1_to_4094() {
+        let vlans = |text: &str| text.parse::<Vlans>().map(|vlans| vlans.to_string());
+        assert_eq!(vlans("20-29"), Ok("\"20-29\"".to_owned()));
+        assert_eq!(vlans("1 - 4094"), Ok("\"1-4094\"".to_owned()));
+        assert_eq!(vlans("40"), Ok("40".to_owned()));
+        assert_eq!(Vlans::one(40).unwrap().to_string(), "40");
+        assert_eq!(
+            vlans("29-20").unwrap_err().to_string(),
+            "\"29-20\" ends before it begins; write \"20-29\""
+        );
+        let range = "is not a VLAN; write a number from 1 to 4094, or a range such as \"20-29\"";
+        for text in ["", "-", "0-9", "1-4095", "+1", "1-2-3", "a", "99999"] {
+            let error = vlans(text).unwrap_err().to_string();
+            assert_eq!(error, format!("{text:?} {range}"));
+        }
+        for number in [0, 4095, -1, i64::MAX] {
+            let error = Vlans::one(number).unwrap_err().to_string();
+            assert_eq!(error, format!("{number} {range}"));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_text_is_vlans_and_a_speed_or_refused(text in "[0-9kMGT+-]{0,12}|.{0,6}") {
+            let _ = (text.parse::<Speed>(), text.parse::<Vlans>());
+        }
+
         #[test]
         fn rendered_bytes_parse_back(bytes in proptest::collection::vec(any::<u8>(), 1..=OPTION)) {
             prop_assert_eq!(hex(&bytes).parse::<Hex>(), Ok(Hex(bytes)));

@@ -73,8 +73,6 @@ pub struct NetworkPort {
     pub member: Member,
     /// Whether its link goes down while no uplink can carry it.
     pub follow_uplinks: bool,
-    /// Of an uplink whose adapter does not tell: its speed in bits a second.
-    pub speed: Option<u64>,
     /// What it is.
     pub port: PortSpec,
 }

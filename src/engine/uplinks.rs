@@ -102,7 +102,7 @@ impl Worker {
         let id = self.add(slot, member)?;
         if let Some(team) = self.networks[index].switch.team_mut() {
             team.assign(&name, role);
-            team.add_uplink(id, &name, None, now.instant);
+            team.add_uplink(id, &name, now.instant);
         }
         self.networks[index].switch.settle(&mut self.own);
         self.follow_switch(index, now.instant);

@@ -54,6 +54,8 @@ pub struct Spec {
     pub interface: String,
     /// Whether the adapter may be absent when the port is opened. It is taken when it shows up.
     pub optional: bool,
+    /// Its speed in bits a second, where the adapter itself is not to be believed, or does not tell.
+    pub speed: Option<u64>,
 }
 
 /// An open uplink.
@@ -67,6 +69,8 @@ pub struct Packet {
     bound: Option<i32>,
     /// What the adapter that is bound says of itself.
     facts: Option<AdapterFacts>,
+    /// The speed that it is to be taken for.
+    speed: Option<u64>,
     /// Whether there was a carrier at the last event.
     carrier: bool,
     link: Link,
@@ -107,6 +111,7 @@ impl Packet {
             watcher: None,
             bound: None,
             facts: None,
+            speed: spec.speed,
             carrier: true,
             receiver,
             batch: PacketBatch::new(),
@@ -349,7 +354,10 @@ impl Port for Packet {
     }
 
     fn adapter(&self) -> Option<AdapterFacts> {
-        self.facts
+        self.facts.map(|facts| AdapterFacts {
+            speed: self.speed.or(facts.speed),
+            ..facts
+        })
     }
 
     fn handle_event(&mut self) {

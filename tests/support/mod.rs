@@ -119,7 +119,6 @@ impl Lan {
                 port_group: None,
                 member: Member::default(),
                 follow_uplinks: false,
-                speed: None,
                 port,
             }
         });

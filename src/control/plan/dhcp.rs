@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::control::config::Server;
+use crate::control::config::dhcp::Server;
 use crate::control::duration::Span;
 use crate::control::plan::subnet::{POOL, Subnet};
 use crate::control::plan::{Vm, hostname, station};

@@ -7,16 +7,24 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::control::config::{self, File, Mode};
+use crate::control::config::network::Mode;
+use crate::control::config::{self, File};
+use crate::control::plan::port_group::PortGroup;
+use crate::control::plan::team::{Team, Uplink};
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::{Adapter, is_label};
-use crate::net::vlan::PortVlan;
+use crate::net::guard::Guards;
+use crate::net::security::Security;
+use crate::net::vlan::PrivateVlans;
 use crate::ports::guest::Role;
 use crate::wire::ethernet::MacAddr;
 
 pub mod dhcp;
+pub mod port_group;
+mod security;
 pub mod spec;
 pub mod subnet;
+pub mod team;
 
 use dhcp::Dhcp;
 use subnet::Subnet;
@@ -53,8 +61,14 @@ pub struct Network {
     pub subnet: Option<Subnet>,
     /// The name of its host adapter.
     pub host_adapter: Option<String>,
-    /// The name of its uplink.
-    pub uplink: Option<String>,
+    /// Its team of uplinks.
+    pub team: Option<Team>,
+    /// Its port groups, in the order of their names.
+    pub port_groups: Vec<PortGroup>,
+    /// The private VLANs of its port groups.
+    pub private_vlans: PrivateVlans,
+    /// Whether multicast goes to those ports only that asked for it.
+    pub igmp_snooping: bool,
     /// Its DHCP server.
     pub dhcp: Option<Dhcp>,
 }
@@ -68,8 +82,10 @@ pub struct Vm {
     pub network: String,
     /// The name of its port group.
     pub port_group: Option<String>,
-    /// The VLANs of its port.
-    pub vlan: PortVlan,
+    /// What its port may do with addresses.
+    pub security: Security,
+    /// What its port may not send.
+    pub guards: Guards,
     /// Its hardware address, where it was typed.
     pub mac: Option<MacAddr>,
     /// Its socket.
@@ -127,16 +143,9 @@ impl Plan {
         for (name, network) in &file.networks {
             let path = join("network", name);
             plan.networks
-                .extend(plan.network(name, network, &path, problems));
-            if let Some(Adapter(adapter)) = &network.host_adapter {
-                names.claim(adapter.clone(), &join(&path, "host_adapter"), problems);
-            }
-            for (index, Adapter(adapter)) in network.active.iter().flatten().enumerate() {
-                names.claim(
-                    adapter.clone(),
-                    &format!("{path}.team.active[{index}]"),
-                    problems,
-                );
+                .extend(plan.network(name, network, file, &path, problems));
+            for (path, adapter) in adapters(network, &path) {
+                names.claim(adapter, &path, problems);
             }
         }
         overlaps(&plan.networks, problems);
@@ -160,11 +169,14 @@ impl Plan {
     }
 
     /// Returns the uplinks with the paths at which they are named.
-    pub fn uplinks(&self) -> impl Iterator<Item = (String, &str)> {
-        self.networks.iter().filter_map(|network| {
-            let path = format!("{}.team.active[0]", join("network", &network.name));
-            Some((path, network.uplink.as_deref()?))
-        })
+    pub fn uplinks(&self) -> impl Iterator<Item = (&str, &Uplink)> {
+        let teams = self
+            .networks
+            .iter()
+            .filter_map(|network| network.team.as_ref());
+        teams
+            .flat_map(|team| &team.uplinks)
+            .map(|uplink| (uplink.path.as_str(), uplink))
     }
 
     fn vm(&self, name: &str, vm: &config::Vm, file: &File, problems: &mut Problems) -> Option<Vm> {
@@ -177,22 +189,22 @@ impl Plan {
         fits_a_socket(&socket, &socket_path, problems);
         let network_path = join(&path, "network");
         let network = network_of(vm.network.as_deref(), file, &network_path, problems);
-        let mut vlan = PortVlan::Untagged;
-        if let (Some(group), Some(network)) = (&vm.port_group, network) {
-            let found = port_group(
-                group,
-                vm.network.as_deref().unwrap_or_default(),
-                network,
-                &join(&path, "port_group"),
-                problems,
-            );
-            vlan = found.unwrap_or(vlan);
+        let mut layers = [vm.security, Default::default(), Default::default()];
+        if let Some(network) = network {
+            layers[2] = network.security;
+            let name = vm.network.as_deref().unwrap_or_default();
+            let group = vm.port_group.as_ref().and_then(|group| {
+                port_group(group, name, network, &join(&path, "port_group"), problems)
+            });
+            layers[1] = group.map_or_else(Default::default, |group| group.security);
         }
+        let (security, guards) = security::resolve(layers, network.is_some_and(is_served));
         Some(Vm {
             name: name.to_owned(),
             network: vm.network.clone().unwrap_or_default(),
             port_group: vm.port_group.clone(),
-            vlan,
+            security,
+            guards,
             mac: vm.mac,
             socket,
             role: vm.role,
@@ -202,11 +214,19 @@ impl Plan {
     fn network(
         &self,
         name: &str,
-        network: &config::Network,
+        network: &config::network::Network,
+        file: &File,
         path: &str,
         problems: &mut Problems,
     ) -> Option<Network> {
         let mode = mode(network, path, problems);
+        let port_groups = port_group::plan(network, mode, path, problems);
+        let private_vlans = port_group::private_vlans(&port_groups, path, problems);
+        let team = if mode == Some(Mode::Bridged) {
+            Team::new(name, network, &file.uplinks, path, problems)
+        } else {
+            None
+        };
         let mtu = network.mtu.unwrap_or(1500);
         let subnet = network.subnet.and_then(|subnet| {
             Subnet::new(
@@ -216,13 +236,13 @@ impl Plan {
                 problems,
             )
         });
-        let unsaid = config::Server::default();
+        let unsaid = config::dhcp::Server::default();
         let server = match &network.dhcp {
-            config::Dhcp::Off => None,
-            config::Dhcp::Unsaid => Some(&unsaid),
+            config::dhcp::Dhcp::Off => None,
+            config::dhcp::Dhcp::Unsaid => Some(&unsaid),
             // It has no place there, whatever it says.
-            config::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
-            config::Dhcp::On(server) => Some(&**server),
+            config::dhcp::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
+            config::dhcp::Dhcp::On(server) => Some(&**server),
         };
         let dhcp = server
             .and_then(|server| Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems));
@@ -232,19 +252,17 @@ impl Plan {
             mtu,
             subnet,
             host_adapter: network.host_adapter.clone().map(|Adapter(name)| name),
-            uplink: network
-                .active
-                .iter()
-                .flatten()
-                .map(|Adapter(name)| name.clone())
-                .next(),
+            team,
+            port_groups,
+            private_vlans,
+            igmp_snooping: network.igmp_snooping.unwrap_or(true),
             dhcp,
         })
     }
 }
 
 /// Checks that a network has what its mode needs, and nothing that it cannot have.
-fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
+fn mode(network: &config::network::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
     let key = |key| join(path, key);
     let Some(mode) = network.mode else {
         if !problems.has(&key("mode")) {
@@ -255,23 +273,19 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
         }
         return None;
     };
-    let serves = matches!(network.dhcp, config::Dhcp::On(_));
+    let serves = matches!(network.dhcp, config::dhcp::Dhcp::On(_));
     match mode {
         Mode::Bridged => {
             bridged(network, path, problems);
             if network.subnet.is_some() {
                 problems.error(key("subnet"), "a bridged network has the addresses of the LAN behind its uplink; leave the key out");
             }
-            if network.host_adapter.is_some() {
-                let text = "a bridged network has no host adapter in this version; the host keeps its address on another adapter";
-                problems.error(key("host_adapter"), text);
-            }
             if serves {
                 problems.error(key("dhcp"), "a bridged network is served by the DHCP server of the LAN behind its uplink; leave it out");
             }
         }
         Mode::HostOnly | Mode::Isolated => {
-            if network.active.is_some() {
+            if network.team.is_some() {
                 problems.error(
                     key("team"),
                     format!(
@@ -295,20 +309,67 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
     Some(mode)
 }
 
-fn bridged(network: &config::Network, path: &str, problems: &mut Problems) {
+/// Checks that a bridged network has an uplink.
+fn bridged(network: &config::network::Network, path: &str, problems: &mut Problems) {
     let team = join(path, "team");
     let key = join(&team, "active");
-    match network.active.as_deref() {
-        None if problems.has(&team) => {}
-        None => problems.error(key, "is missing: a bridged network needs an uplink, as in active = [\"eth1\"]"),
-        Some([]) if problems.has(&key) || problems.has(&format!("{key}[0]")) => {}
-        Some([]) => problems.error(key, "is empty: a bridged network needs an uplink, as in active = [\"eth1\"]"),
-        Some([_]) => {}
-        Some(_) => problems.error(
+    let policy = network.team.as_ref().map(|team| &team.policy);
+    let active = policy.and_then(|policy| policy.active.as_deref());
+    let standby = policy.and_then(|policy| policy.standby.as_deref());
+    match active {
+        Some([_, ..]) => {}
+        _ if problems.has(&team) || problems.has(&key) || problems.has(&format!("{key}[0]")) => {}
+        _ if standby.is_some_and(|standby| !standby.is_empty()) => problems.error(
+            join(&team, "standby"),
+            "a standby uplink takes the place of an active one; name one in `active`",
+        ),
+        None => problems.error(
             key,
-            "a team of more than one uplink is not available in this version; name one, which can be a kernel bond such as \"bond0\"",
+            "is missing: a bridged network needs an uplink, as in active = [\"eth1\"]",
+        ),
+        Some([]) => problems.error(
+            key,
+            "is empty: a bridged network needs an uplink, as in active = [\"eth1\"]",
         ),
     }
+}
+
+/// Whether a network has a DHCP server of its own.
+fn is_served(network: &config::network::Network) -> bool {
+    let serves = match network.dhcp {
+        config::dhcp::Dhcp::Off => false,
+        config::dhcp::Dhcp::Unsaid | config::dhcp::Dhcp::On(_) => network.subnet.is_some(),
+    };
+    serves && network.mode != Some(Mode::Bridged)
+}
+
+/// Returns the adapters that a network names, each with its path: those of the host, and the uplinks.
+fn adapters(network: &config::network::Network, path: &str) -> Vec<(String, String)> {
+    let mut adapters = Vec::new();
+    if let Some(Adapter(name)) = &network.host_adapter {
+        adapters.push((join(path, "host_adapter"), name.clone()));
+    }
+    for (group, settings) in &network.port_groups {
+        if let Some(Adapter(name)) = &settings.host_adapter {
+            let path = join(&join(path, "port_group"), group);
+            adapters.push((join(&path, "host_adapter"), name.clone()));
+        }
+    }
+    adapters.extend(uplinks(network, path));
+    adapters
+}
+
+/// Returns the uplinks that a network names, each with its path.
+fn uplinks(network: &config::network::Network, path: &str) -> Vec<(String, String)> {
+    let lists = network.team.iter().flat_map(|team| team.policy.lists());
+    lists
+        .flat_map(|(key, list)| {
+            let list = list.into_iter().flatten().enumerate();
+            list.map(move |(index, Adapter(name))| {
+                (format!("{path}.team.{key}[{index}]"), name.clone())
+            })
+        })
+        .collect()
 }
 
 /// Finds the network of a VM, which must be there.
@@ -317,7 +378,7 @@ fn network_of<'a>(
     file: &'a File,
     path: &str,
     problems: &mut Problems,
-) -> Option<&'a config::Network> {
+) -> Option<&'a config::network::Network> {
     let networks = &file.networks;
     let Some(name) = name else {
         if !problems.has(path) {
@@ -345,15 +406,15 @@ fn network_of<'a>(
 }
 
 /// Finds a port group of a network, which must be there.
-fn port_group(
+fn port_group<'a>(
     name: &str,
     network_name: &str,
-    network: &config::Network,
+    network: &'a config::network::Network,
     path: &str,
     problems: &mut Problems,
-) -> Option<PortVlan> {
+) -> Option<&'a config::port_group::PortGroup> {
     let groups = &network.port_groups;
-    let found = groups.get(name).cloned();
+    let found = groups.get(name);
     let tables = join(&join("network", network_name), "port_group");
     if found.is_none() && !problems.has(&join(&tables, name)) && !problems.has(&tables) {
         let hint = match did_you_mean(name, groups.keys().map(String::as_str)) {
@@ -391,7 +452,7 @@ impl<T: Ord + std::fmt::Debug> Uses<T> {
         match self.0.get(&thing) {
             Some(user) => problems.error(path, format!("{thing:?} is taken already, by {user}")),
             None => {
-                self.0.insert(thing, path.to_owned());
+                self.0.insert(thing, problems.written(path));
             }
         }
     }
@@ -436,15 +497,15 @@ fn overlaps(networks: &[Network], problems: &mut Problems) {
 }
 
 fn unused(file: &File, problems: &mut Problems) {
-    let used: Vec<&str> = file
+    let used: Vec<String> = file
         .networks
         .values()
-        .flat_map(|network| network.active.iter().flatten())
-        .map(|Adapter(name)| name.as_str())
+        .flat_map(|network| uplinks(network, ""))
+        .map(|(_, name)| name)
         .collect();
-    for uplink in &file.uplinks {
-        if !used.contains(&uplink.as_str()) {
-            let hint = did_you_mean(uplink, used.iter().copied());
+    for uplink in file.uplinks.keys() {
+        if !used.contains(uplink) {
+            let hint = did_you_mean(uplink, used.iter().map(String::as_str));
             problems.warn(
                 join("uplink", uplink),
                 format!("no team uses this uplink{hint}"),

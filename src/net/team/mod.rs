@@ -114,9 +114,9 @@ impl Team {
         }
     }
 
-    /// Takes in an uplink, whose link is down at first. `speed` is what it has where it does not say so itself.
-    pub fn add_uplink(&mut self, port: PortId, name: &str, speed: Option<u64>, now: Instant) {
-        self.uplinks.push(Uplink::new(port, name, speed, now));
+    /// Takes in an uplink, whose link is down at first.
+    pub fn add_uplink(&mut self, port: PortId, name: &str, now: Instant) {
+        self.uplinks.push(Uplink::new(port, name, now));
         self.neighbours.add(port, name);
         if let Some(beacons) = &mut self.beacons {
             beacons.add(port);

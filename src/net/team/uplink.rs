@@ -23,12 +23,11 @@ pub(super) struct Uplink {
     change_at: Option<Instant>,
     mac: MacAddr,
     speed: Option<u64>,
-    usual_speed: Option<u64>,
 }
 
 impl Uplink {
     /// Takes in an uplink without a link.
-    pub(super) fn new(port: PortId, name: &str, speed: Option<u64>, now: Instant) -> Self {
+    pub(super) fn new(port: PortId, name: &str, now: Instant) -> Self {
         Self {
             port,
             name: name.to_owned(),
@@ -39,7 +38,6 @@ impl Uplink {
             change_at: None,
             mac: MacAddr::ZERO,
             speed: None,
-            usual_speed: speed,
         }
     }
 
@@ -84,9 +82,9 @@ impl Uplink {
         self.mac
     }
 
-    /// The speed in bits a second: what was configured, or what the adapter says.
-    pub(super) fn speed(&self) -> Option<u64> {
-        self.usual_speed.or(self.speed)
+    /// The speed in bits a second, where known.
+    pub(super) const fn speed(&self) -> Option<u64> {
+        self.speed
     }
 
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
@@ -115,7 +113,7 @@ mod tests {
     #[test]
     fn a_link_counts_after_its_delay_and_a_short_gap_does_not_count() {
         let start = Instant::now();
-        let mut uplink = Uplink::new(PortId(1), "eth1", None, start);
+        let mut uplink = Uplink::new(PortId(1), "eth1", start);
         uplink.set_link(true, UP, DOWN, start);
         assert!(!uplink.has_link() && uplink.is_delayed());
         assert!(!uplink.handle_timeout(start + UP - Duration::from_nanos(1)));
@@ -132,21 +130,10 @@ mod tests {
     #[test]
     fn without_delays_a_link_counts_at_once() {
         let now = Instant::now();
-        let mut uplink = Uplink::new(PortId(1), "eth1", None, now);
+        let mut uplink = Uplink::new(PortId(1), "eth1", now);
         uplink.set_link(true, Duration::ZERO, Duration::ZERO, now);
         assert!(uplink.has_link());
         uplink.set_link(false, Duration::ZERO, Duration::ZERO, now);
         assert!(!uplink.has_link() && !uplink.is_delayed());
-    }
-
-    #[test]
-    fn what_was_configured_counts_more_than_what_the_adapter_says() {
-        let now = Instant::now();
-        let mut told = Uplink::new(PortId(1), "eth1", Some(1), now);
-        told.follow(Some((MacAddr([2; 6]), Some(9))));
-        assert_eq!((told.speed(), told.mac()), (Some(1), MacAddr([2; 6])));
-        let mut untold = Uplink::new(PortId(1), "eth1", None, now);
-        untold.follow(Some((MacAddr([2; 6]), Some(9))));
-        assert_eq!(untold.speed(), Some(9));
     }
 }
