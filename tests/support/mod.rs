@@ -25,6 +25,7 @@ use vmlan::net::dhcp::Record;
 use vmlan::net::drops::{DropReason, Drops};
 use vmlan::net::member::Member;
 use vmlan::net::outbox::Egress;
+use vmlan::net::security::Security;
 use vmlan::net::vlan::TagAction;
 use vmlan::ports::burst::Burst;
 use vmlan::ports::guest::Role;
@@ -117,7 +118,11 @@ impl Lan {
             NetworkPort {
                 name,
                 port_group: None,
-                member: Member::default(),
+                member: Member {
+                    mac: Some(mac(number)),
+                    security: Security::LEGACY,
+                    ..Member::default()
+                },
                 follow_uplinks: false,
                 port,
             }
