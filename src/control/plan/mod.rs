@@ -262,10 +262,6 @@ fn mode(network: &config::Network, path: &str, problems: &mut Problems) -> Optio
             if network.subnet.is_some() {
                 problems.error(key("subnet"), "a bridged network has the addresses of the LAN behind its uplink; leave the key out");
             }
-            if network.host_adapter.is_some() {
-                let text = "a bridged network has no host adapter in this version; the host keeps its address on another adapter";
-                problems.error(key("host_adapter"), text);
-            }
             if serves {
                 problems.error(key("dhcp"), "a bridged network is served by the DHCP server of the LAN behind its uplink; leave it out");
             }
