@@ -39,6 +39,8 @@ use crate::control::timestamp;
 use crate::net::Now;
 
 mod carry;
+pub mod command;
+pub mod endpoints;
 pub mod host;
 pub mod kernel;
 pub mod record;

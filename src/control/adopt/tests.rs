@@ -785,6 +785,7 @@ proptest! {
             baggage: baggage.clone(),
             deadline: None,
         };
+        let _ = super::endpoints::Adopted::from(&adoption);
         record.save(&[adoption]).unwrap();
         prop_assert_eq!(&record.load().unwrap()[0].baggage, &baggage);
     }
