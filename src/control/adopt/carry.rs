@@ -1,6 +1,7 @@
 //! The move itself: what is done in which order, undone where it fails, and told to the neighbours.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -49,6 +50,22 @@ fn steps(adoption: &Adoption) -> Vec<Change> {
     steps
 }
 
+/// Says what the kernel refused, and where it can be known what to do.
+fn refusal(change: &Change, error: &io::Error) -> String {
+    let hint = match change {
+        _ if error.kind() != io::ErrorKind::PermissionDenied => "",
+        Change::AddAddress(_, address) if address.net.addr().is_ipv6() => {
+            "; the daemon needs CAP_NET_ADMIN, and the adapter IPv6 (disable_ipv6 = 0)"
+        }
+        Change::AddAddress(..)
+        | Change::RemoveAddress(..)
+        | Change::AddRoute(..)
+        | Change::RemoveRoute(..)
+        | Change::ArpIgnore(..) => "; the daemon needs CAP_NET_ADMIN",
+    };
+    format!("cannot {change}: {error}{hint}")
+}
+
 /// Moves what an adoption has to the host adapter, or nothing.
 pub(super) fn take(
     host: &mut dyn Host,
@@ -69,10 +86,10 @@ pub(super) fn take(
                 let mut left = Vec::new();
                 for change in done.iter().rev().map(Change::opposite) {
                     if let Err(error) = host.change(&change, now) {
-                        left.push(format!("cannot {change}: {error}"));
+                        left.push(refusal(&change, &error));
                     }
                 }
-                let reason = format!("cannot {change}: {error}");
+                let reason = refusal(&change, &error);
                 return Err(Failure { reason, left });
             }
         }
@@ -112,10 +129,10 @@ pub(super) fn give_back(
             missing.insert(index);
             if ended && matches!(change, Change::AddRoute(..)) {
                 // It may have led through the subnet of an address that is no more.
-                tracing::warn!("cannot {change}: {error}");
+                tracing::warn!("{}", refusal(&change, &error));
                 continue;
             }
-            problems.push(format!("cannot {change}: {error}"));
+            problems.push(refusal(&change, &error));
         }
     }
     neighbours.extend(host.neighbours(&adoption.interface));

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -45,6 +45,9 @@ const TABLE_LOCAL: u32 = 255;
 const PROTOCOL_KERNEL: u8 = 2;
 /// The unit in which the kernel tells when a route ends: hundredths of a second.
 const CLOCK: u32 = 100;
+/// How often, and with which pauses, an address is looked for that was just added.
+const TRIES: usize = 200;
+const PAUSE: Duration = Duration::from_millis(2);
 /// The port of the discard service (RFC 863).
 const DISCARD: u16 = 9;
 
@@ -53,7 +56,7 @@ pub struct Kernel;
 
 impl Host for Kernel {
     fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>> {
-        Ok(link(adapter)?.map(|(_, up)| up))
+        Ok(link(adapter)?.map(|(_, flags)| flags.contains(LinkFlags::Up)))
     }
 
     fn read(&mut self, adapter: &str, now: SystemTime) -> Result<Baggage, ReadError> {
@@ -174,7 +177,12 @@ impl Host for Kernel {
             }
         };
         match exchange(message, flags | NLM_F_ACK, |_| Ok(())) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                if let Change::AddAddress(adapter, address) = change {
+                    wait_for(adapter, address.net.addr());
+                }
+                Ok(true)
+            }
             Err(ReadError::System(error)) => match error.raw_os_error() {
                 Some(libc::EEXIST) if !removes => Ok(false),
                 Some(libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENODEV | libc::ENETDOWN)
@@ -228,8 +236,8 @@ fn index(adapter: &str) -> io::Result<u32> {
     link(adapter)?.map(|(index, _)| index).ok_or_else(absent)
 }
 
-/// Returns the kernel's number of an adapter, and whether it is up.
-fn link(adapter: &str) -> io::Result<Option<(u32, bool)>> {
+/// Returns the kernel's number of an adapter, and the state of its link.
+fn link(adapter: &str) -> io::Result<Option<(u32, LinkFlags)>> {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -237,8 +245,7 @@ fn link(adapter: &str) -> io::Result<Option<(u32, bool)>> {
     let mut found = None;
     let asked = exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
         if let RouteNetlinkMessage::NewLink(answer) = answer {
-            let up = answer.header.flags.contains(LinkFlags::Up);
-            found = Some((answer.header.index, up));
+            found = Some((answer.header.index, answer.header.flags));
         }
         Ok(())
     });
@@ -248,6 +255,48 @@ fn link(adapter: &str) -> io::Result<Option<(u32, bool)>> {
         Err(ReadError::System(error)) => Err(error),
         Err(error @ ReadError::Route { .. }) => Err(io::Error::other(error)),
     }
+}
+
+/// Waits until the host hears an address. The kernel sees to that only after it has said that the address is there.
+fn wait_for(adapter: &str, ip: IpAddr) {
+    for _ in 0..TRIES {
+        match is_heard(adapter, ip) {
+            Ok(false) => std::thread::sleep(PAUSE),
+            Ok(true) => return,
+            Err(error) => {
+                tracing::debug!(adapter, %ip, %error, "whether the address is heard cannot be read");
+                return;
+            }
+        }
+    }
+    tracing::debug!(adapter, %ip, "the address is not heard yet");
+}
+
+/// Tells whether the kernel takes what comes for an address as the host's own, if anything can come.
+fn is_heard(adapter: &str, ip: IpAddr) -> Result<bool, ReadError> {
+    let (index, flags) = link(adapter)?.ok_or_else(absent)?;
+    if !flags.contains(LinkFlags::Running) {
+        return Ok(true);
+    }
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ip);
+    message.attributes = vec![
+        RouteAttribute::Table(TABLE_LOCAL),
+        RouteAttribute::Oif(index),
+    ];
+    let (by, to) = (
+        RouteAttribute::Oif(index),
+        RouteAttribute::Destination(ip.into()),
+    );
+    let mut found = false;
+    dump(RouteNetlinkMessage::GetRoute(message), |answer| {
+        if let RouteNetlinkMessage::NewRoute(answer) = answer {
+            let has = |attribute| answer.attributes.contains(attribute);
+            found |= answer.header.kind == RouteType::Local && has(&by) && has(&to);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn dump(
