@@ -49,6 +49,8 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let same = runtime_dir.is_not(&plan.state_dir, "state_dir");
     same.context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
+    let mut adopter = Adopter::open(Box::new(Kernel), &plan.state_dir).context(start)?;
+    adopter.rest_all(now());
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
     let leases = Leases::open(&plan.state_dir, SystemTime::now()).context(start)?;
@@ -58,12 +60,9 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let spec = plan.spec(&macs, &leases.by_network());
     let durable = Durable::new().context(start)?;
     let (sender, writer) = leases.start(durable.clone()).context(start)?;
-    let mut adopter = Adopter::open(Box::new(Kernel), &plan.state_dir).context(start)?;
-    adopter.undo_unconfirmed(now());
     let engine = match Engine::start(spec, Box::new(sender), &durable) {
         Ok(engine) => engine,
         Err(error) => {
-            adopter.rest_all(now());
             writer.finish();
             return Err(error).context(start);
         }

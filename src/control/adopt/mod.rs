@@ -11,8 +11,9 @@
 //! the states.
 //!
 //! The record is on disk before the first step, and complete: a daemon that was killed took its host adapter with
-//! it, and the next one makes everything anew, on the host adapter where it was confirmed, and else on the uplink.
-//! A daemon that ends in order gives the addresses back first, and takes them again when it returns, as they are then.
+//! it, and the next one makes everything anew on the uplink, before it does anything else that can fail. Once its
+//! ports are open it takes what was confirmed, as it is by then: it may have been changed while no daemon ran. A daemon that
+//! ends in order gives the addresses back first.
 //!
 //! Going back does not stop at a failure: it puts back what it can, and tries the rest again after [`RETRY`]. Nothing is
 //! taken from the host adapter before it is on the other.
@@ -317,23 +318,6 @@ impl Adopter {
         }
     }
 
-    /// Undoes what an earlier daemon left unconfirmed. To be called before the ports are open: the addresses may be nowhere.
-    pub fn undo_unconfirmed(&mut self, now: Now) {
-        for at in (0..self.adoptions.len()).rev() {
-            if matches!(self.adoptions[at].stage, Stage::Pending | Stage::Returning) {
-                let interface = self.adoptions[at].interface.clone();
-                match self.put_back(at, now) {
-                    Ok(()) => {
-                        tracing::warn!(interface, "an adoption that nobody confirmed is undone")
-                    }
-                    Err(reason) => {
-                        tracing::error!(interface, reason, "the adoption cannot be undone yet")
-                    }
-                }
-            }
-        }
-    }
-
     /// Takes again what was confirmed, once the ports are open.
     pub fn resume(&mut self, plan: &Plan, now: Now) {
         for at in (0..self.adoptions.len()).rev() {
@@ -398,15 +382,23 @@ impl Adopter {
         }
     }
 
-    /// Gives every adapter its addresses back, for as long as there is no daemon to serve the host adapters.
+    /// Gives every adapter its addresses back, those that were confirmed until [`Adopter::resume`].
+    ///
+    /// To be called before the ports are closed. And before they are opened: an earlier daemon may have been killed, and
+    /// this one may not get far.
     pub fn rest_all(&mut self, now: Now) {
         for at in (0..self.adoptions.len()).rev() {
             match self.adoptions[at].stage {
                 Stage::Confirmed | Stage::Resting => self.rest(at, now),
                 Stage::Pending | Stage::Returning => {
                     let interface = self.adoptions[at].interface.clone();
-                    if let Err(reason) = self.put_back(at, now) {
-                        tracing::error!(interface, reason, "the adoption cannot be undone");
+                    match self.put_back(at, now) {
+                        Ok(()) => {
+                            tracing::warn!(interface, "an adoption that nobody confirmed is undone")
+                        }
+                        Err(reason) => {
+                            tracing::error!(interface, reason, "the adoption cannot be undone yet")
+                        }
                     }
                 }
             }

@@ -307,7 +307,7 @@ impl Site {
         self.host.world().adapters.remove("vmnet0");
         self.host.world().failing.clear();
         self.adopter = Adopter::open(Box::new(self.host.clone()), self.state.path()).unwrap();
-        self.adopter.undo_unconfirmed(now);
+        self.adopter.rest_all(now);
         let mut world = self.host.world();
         world
             .adapters
@@ -496,11 +496,7 @@ fn what_is_confirmed_stays_and_moves_with_the_daemon() {
     assert_eq!(site.record()[0].stage, Stage::Confirmed);
 
     site.restart(true);
-    assert_eq!(
-        site.adapter("eth1").addresses.len(),
-        0,
-        "they went with the host adapter"
-    );
+    assert_eq!(site.adapters(), before, "they went with the host adapter");
     site.resume(&plan());
     assert_eq!(site.adapters(), adopted);
 
@@ -565,6 +561,23 @@ fn an_address_that_was_changed_while_no_daemon_ran_is_the_one_that_is_taken() {
     site.resume(&plan());
     let taken: Vec<_> = site.adapter("vmnet0").addresses.into_keys().collect();
     assert_eq!(taken, ["10.0.0.6/24", "10.0.0.9/24", "fd00::5/64"]);
+}
+
+#[test]
+fn what_was_confirmed_is_taken_from_the_record_where_the_adapter_cannot_have_it() {
+    let mut site = Site::new();
+    site.adopt().unwrap();
+    site.adopter.confirm().unwrap();
+    let adopted = site.adapter("vmnet0");
+    let eth1 = site.host.world().adapters.remove("eth1").unwrap();
+    site.restart(true);
+    assert_eq!(site.stages(), [Stage::Confirmed]);
+    site.resume(&plan());
+    assert_eq!(site.adapter("vmnet0"), adopted);
+    site.host.world().adapters.insert("eth1".to_owned(), eth1);
+    let now = site.now();
+    site.adopter.undo(None, now).unwrap();
+    assert_eq!(site.adapter("eth1").addresses, adopted.addresses);
 }
 
 #[test]
