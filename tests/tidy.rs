@@ -32,6 +32,7 @@ const UNSAFE: [&str; 13] = [
     "src/ports/kernel/receive.rs",
     "src/ports/kernel/send.rs",
     "src/ports/sigbus.rs",
+    "tests/adopt.rs",
     "tests/kernel_ports.rs",
     "tests/support/mod.rs",
 ];

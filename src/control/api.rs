@@ -1,7 +1,7 @@
 //! The control socket: what the daemon shows, as JSON over HTTP.
 //!
-//! `GET /v1/status`, `/v1/ports`, `/v1/fdb` and `/v1/leases`; anything else is answered with `{"error": "…"}`. Who may
-//! ask is decided by the permissions of the socket.
+//! `GET /v1/status`, `/v1/ports`, `/v1/fdb` and `/v1/leases`, and what [`crate::control::adopt::endpoints`] adds; anything
+//! else is answered with `{"error": "…"}`. Who may ask is decided by the permissions of the socket.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Serialize;
 
+use crate::control::adopt::{self, endpoints};
 use crate::control::plan::Plan;
 use crate::control::show;
 use crate::engine::{Engine, Snapshot};
@@ -32,6 +33,8 @@ pub struct Source {
     pub plan: Plan,
     /// What it is.
     pub engine: Engine,
+    /// What moves an uplink's addresses to a host adapter.
+    pub adopter: adopt::Shared,
     /// Since when it runs.
     pub since: Instant,
 }
@@ -116,21 +119,25 @@ fn router(source: Arc<Source>) -> Router {
         )
         .route(fdb, show(|_, snapshot| show::fdb(snapshot)))
         .route(leases, show(|_, snapshot| show::leases(snapshot)))
+        .merge(endpoints::router())
         .fallback(|uri: Uri| async move {
             refuse(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "there is no {}; there is {}",
+                    "there is no {}; there is {}, {}",
                     uri.path(),
-                    ENDPOINTS.join(", ")
+                    ENDPOINTS.join(", "),
+                    endpoints::ENDPOINTS.join(", ")
                 ),
             )
         })
-        .method_not_allowed_fallback(|| async {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this can only be read: use GET",
-            )
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            let error = match uri.path() {
+                path if ENDPOINTS.contains(&path) => "this can only be read: use GET",
+                "/v1/adopt" => "this can be read and begun: use GET or POST",
+                _ => "this can only be done: use POST",
+            };
+            refuse(StatusCode::METHOD_NOT_ALLOWED, error)
         })
         .with_state(source)
 }
@@ -154,12 +161,13 @@ fn show<T: Serialize + 'static>(part: fn(&Source, &Snapshot) -> T) -> MethodRout
     })
 }
 
-fn refuse(status: StatusCode, error: &str) -> Response {
+/// Answers with what is wrong.
+pub(in crate::control) fn refuse(status: StatusCode, error: &str) -> Response {
     json(status, &serde_json::json!({ "error": error }))
 }
 
 /// Answers in the form that people can read too: the client prints it as it is.
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(in crate::control) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_string_pretty(value) {
         Ok(text) => (status, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

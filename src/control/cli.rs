@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing_appender::non_blocking::WorkerGuard;
 
+use crate::control::adopt::command::{AdoptArgs, Ask};
+use crate::control::adopt::endpoints::Adopted;
 use crate::control::args::{Launch, Vmm};
 use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
@@ -79,6 +81,16 @@ enum Command {
         /// How to print them
         #[arg(long, value_enum, conflicts_with = "json")]
         format: Option<LeaseFormat>,
+    },
+    /// Move an adapter's addresses and routes to the host adapter of its network
+    ///
+    /// The host then takes part in a bridged network as the guests do. Unless --confirm follows in time, everything
+    /// is undone, so that nobody locks himself out.
+    Adopt {
+        #[command(flatten)]
+        adopt: AdoptArgs,
+        #[command(flatten)]
+        show: ShowArgs,
     },
     /// Print a completion script for a shell
     Completions {
@@ -189,6 +201,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
                 Some(LeaseFormat::Table) | None => render::leases(leases),
             })?
         }
+        Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
@@ -216,6 +229,29 @@ impl ShowArgs {
         render: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
         let answer = client::get(&self.control_socket()?, endpoint)?;
+        self.print_answer(&answer, endpoint, render)
+    }
+
+    fn adopt(&self, ask: &Ask) -> anyhow::Result<()> {
+        let endpoint = ask.endpoint();
+        match ask {
+            Ask::Show => self.print(endpoint, |adopted: &Vec<Adopted>| {
+                let lines: Vec<_> = adopted.iter().map(|one| ask.render(one)).collect();
+                lines.join("\n")
+            }),
+            Ask::Adopt(_) | Ask::Confirm | Ask::Undo(_) => {
+                let answer = client::post(&self.control_socket()?, endpoint, ask)?;
+                self.print_answer(&answer, endpoint, |adopted| ask.render(adopted))
+            }
+        }
+    }
+
+    fn print_answer<T: DeserializeOwned>(
+        &self,
+        answer: &[u8],
+        endpoint: &str,
+        render: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
         let unreadable = || {
             format!(
                 "cannot read the daemon's answer to {endpoint}: is it of another version than {}?",
@@ -224,12 +260,12 @@ impl ShowArgs {
         };
         if self.json {
             return print(
-                std::str::from_utf8(&answer)
+                std::str::from_utf8(answer)
                     .with_context(unreadable)?
                     .trim_end(),
             );
         }
-        let value = serde_json::from_slice(&answer).with_context(unreadable)?;
+        let value = serde_json::from_slice(answer).with_context(unreadable)?;
         match render(&value) {
             text if text.is_empty() => Ok(()),
             text => print(&text),
@@ -575,6 +611,8 @@ mod tests {
         for word in [
             "VMLAN RUN",
             "VMLAN LEASES",
+            "VMLAN ADOPT",
+            "--confirm",
             "--config",
             "--format",
             "--socket",

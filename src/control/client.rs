@@ -4,11 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 /// How long an answer may take.
@@ -60,6 +60,29 @@ struct Refusal {
 ///
 /// There is no daemon, or it does not answer as it should.
 pub fn get(socket: &Path, endpoint: &str) -> Result<Bytes, ClientError> {
+    exchange(socket, Method::GET, endpoint, Bytes::new())
+}
+
+/// Asks for something to be done, and returns the JSON of what came of it.
+///
+/// # Errors
+///
+/// There is no daemon, it does not answer as it should, or it refuses.
+pub fn post(socket: &Path, endpoint: &str, body: &impl Serialize) -> Result<Bytes, ClientError> {
+    let body = serde_json::to_vec(body).map_err(|error| ClientError::Broken {
+        path: socket.to_owned(),
+        endpoint: endpoint.to_owned(),
+        reason: error.to_string(),
+    })?;
+    exchange(socket, Method::POST, endpoint, body.into())
+}
+
+fn exchange(
+    socket: &Path,
+    method: Method,
+    endpoint: &str,
+    body: Bytes,
+) -> Result<Bytes, ClientError> {
     let broken = |reason: String| ClientError::Broken {
         path: socket.to_owned(),
         endpoint: endpoint.to_owned(),
@@ -70,7 +93,7 @@ pub fn get(socket: &Path, endpoint: &str) -> Result<Bytes, ClientError> {
         .build()
         .map_err(|error| broken(error.to_string()))?;
     let answer = runtime.block_on(async {
-        let answer = tokio::time::timeout(PATIENCE, ask(socket, endpoint)).await;
+        let answer = tokio::time::timeout(PATIENCE, ask(socket, method, endpoint, body)).await;
         answer.unwrap_or_else(|_| {
             Err(Failure::Exchange(format!(
                 "no answer within {} seconds",
@@ -118,15 +141,23 @@ impl From<hyper::Error> for Failure {
     }
 }
 
-async fn ask(socket: &Path, endpoint: &str) -> Result<(StatusCode, Bytes), Failure> {
+async fn ask(
+    socket: &Path,
+    method: Method,
+    endpoint: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), Failure> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(Failure::Connect)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(endpoint)
+    let request = Request::builder()
+        .method(method)
+        .uri(endpoint)
         .header("host", "vmlan")
-        .body(Empty::<Bytes>::new());
+        .header("content-type", "application/json")
+        .body(Full::new(body));
     let request = request.map_err(|error| Failure::Exchange(error.to_string()))?;
     let exchange = async {
         let response = sender.send_request(request).await?;

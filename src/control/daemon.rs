@@ -11,6 +11,8 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::control::adopt::kernel::Kernel;
+use crate::control::adopt::{self, Adopter, endpoints};
 use crate::control::api::{Socket, Source};
 use crate::control::args::{Launch, Vmm};
 use crate::control::directory::Directory;
@@ -18,6 +20,7 @@ use crate::control::identity::Macs;
 use crate::control::journal::Leases;
 use crate::control::plan::Plan;
 use crate::engine::{Durable, Engine};
+use crate::net::Now;
 use crate::ports::guest::Role;
 
 /// Runs until SIGTERM or SIGINT.
@@ -46,6 +49,8 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let same = runtime_dir.is_not(&plan.state_dir, "state_dir");
     same.context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
+    let mut adopter = Adopter::open(Box::new(Kernel), &plan.state_dir).context(start)?;
+    adopter.rest_all(now());
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
     let leases = Leases::open(&plan.state_dir, SystemTime::now()).context(start)?;
@@ -62,9 +67,11 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             return Err(error).context(start);
         }
     };
+    adopter.resume(&plan, now());
     let source = Arc::new(Source {
         plan,
         engine,
+        adopter: adopt::Shared::new(adopter),
         since: Instant::now(),
     });
     let result = socket.publish().with_context(listen).and_then(|()| {
@@ -72,6 +79,7 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
         notify(&[NotifyState::Ready]);
         tracing::info!(socket = %control.display(), networks = source.plan.networks.len(), vms = source.plan.vms.len(), "ready");
         runtime.block_on(async {
+            tokio::spawn(endpoints::keep_time(Arc::clone(&source)));
             tokio::select! {
                 served = socket.serve(Arc::clone(&source)) => served.with_context(listen),
                 name = signals.next() => {
@@ -86,9 +94,18 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     // With the runtime go the connections, and with them all other owners of the source.
     drop(runtime);
     let source = Arc::into_inner(source).expect("connections end with the runtime");
+    // While the host adapters are still there, so that the host is never without its addresses.
+    source.adopter.lock().rest_all(now());
     source.engine.stop();
     writer.finish();
     result
+}
+
+fn now() -> Now {
+    Now {
+        instant: Instant::now(),
+        wall: SystemTime::now(),
+    }
 }
 
 struct Signals {

@@ -3,6 +3,7 @@
 //! This layer alone knows TOML, JSON, HTTP and clap. What was typed ([`config::File`]) becomes what it means
 //! ([`plan::Plan`]), with every problem reported at once; the plan becomes the engine's specification.
 
+pub mod adopt;
 pub mod api;
 pub mod args;
 pub mod cli;

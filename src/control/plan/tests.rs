@@ -277,6 +277,7 @@ fn the_engine_is_told_of_every_port_service_and_reservation() {
         [network.vmnet0]
         mode = \"bridged\"
         team.active = [\"eth1\"]
+        host_adapter = \"vmnet0\"
         port_group.prod.vlan = 10
         [network.vmnet1]
         mode = \"host-only\"
@@ -311,11 +312,13 @@ fn the_engine_is_told_of_every_port_service_and_reservation() {
             )
         })
         .collect();
+    assert!(matches!(&bridged.ports[1].port, PortSpec::Tap(tap) if tap.address.is_none()));
     let ten = crate::net::vlan::VlanId::new(10).unwrap();
     assert_eq!(
         ports,
         [
             ("eth1", "uplink", PortVlan::All),
+            ("vmnet0", "host", PortVlan::Untagged),
             ("db", "guest", PortVlan::Access(ten))
         ]
     );

@@ -1,0 +1,499 @@
+//! Adoption: an uplink's addresses and routes move to the host adapter, and back.
+//!
+//! A bridged network's uplink hands its frames to the switch, and what the host itself sends by that adapter does not
+//! reach the guests. So the host takes part through its host adapter, and needs its addresses there.
+//!
+//! # Theory of operation
+//!
+//! Whoever asks for an adoption may be connected through the very addresses that move. Three things keep the host
+//! reachable: what moves is made on the host adapter before it goes from the other; a step that fails has all before
+//! it undone; and the whole is undone after a while unless somebody confirms that he still gets through. [`Stage`] has
+//! the states.
+//!
+//! The record is on disk before the first step, and complete: a daemon that was killed took its host adapter with
+//! it, and the next one makes everything anew on the uplink, before it does anything else that can fail. Once its
+//! ports are open it takes what was confirmed, as it is by then: it may have been changed while no daemon ran. A daemon that
+//! ends in order gives the addresses back first.
+//!
+//! Going back does not stop at a failure: it puts back what it can, and tries the rest again after [`RETRY`]. Nothing is
+//! taken from the host adapter before it is on the other.
+//!
+//! IPv6 addresses are added without detection of duplicates, since the other adapter of the same host still answers for
+//! them. An adapter whose addresses moved no longer answers ARP for them (`arp_ignore`), which Linux would have it do.
+//! The neighbours learn the new hardware address because the host asks for one of theirs: an empty datagram to the
+//! discard port from each IPv4 address makes the kernel broadcast an ARP request, which updates all who know the host
+//! (RFC 826); one to each known IPv6 neighbour and router makes it solicit them, which updates those (RFC 4861, 7.2.3).
+//!
+//! What is not done: link-local addresses stay, routes of several next hops are refused, and rules are left alone.
+//! Whoever configures the adapter (a DHCP client, router advertisements) goes on doing so and has to be told.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::carry::Failure;
+use self::host::{Host, ReadError};
+use self::record::{Adoption, Baggage, Record, RecordError, Stage};
+use self::request::{Request, destination, timeout};
+use crate::control::plan::Plan;
+use crate::control::timestamp;
+use crate::net::Now;
+
+mod carry;
+pub mod command;
+pub mod endpoints;
+pub mod host;
+pub mod kernel;
+pub mod record;
+pub mod request;
+
+/// After how long what could not be put back is tried again.
+pub const RETRY: Duration = Duration::from_secs(5);
+/// How many addresses and routes move at most: more are a router's.
+const MOST: usize = 1024;
+
+/// Why there was no adoption, no confirmation, or no way back.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The request makes no sense.
+    #[error("cannot {attempt}: {reason}")]
+    Request {
+        /// What was attempted, and on what.
+        attempt: String,
+        /// Why it was not, and what to do.
+        reason: String,
+    },
+    /// It could make sense at another time.
+    #[error("cannot {attempt}: {reason}")]
+    State {
+        /// What was attempted, and on what.
+        attempt: String,
+        /// Why it was not, and what to do.
+        reason: String,
+    },
+    /// The kernel refuses.
+    #[error("cannot {attempt}: {reason}")]
+    Host {
+        /// What was attempted, and on what.
+        attempt: String,
+        /// What the kernel said, and what became of it.
+        reason: String,
+    },
+    /// The record cannot be kept.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Moves addresses, and remembers which.
+pub struct Adopter {
+    host: Box<dyn Host>,
+    record: Record,
+    adoptions: Vec<Adoption>,
+}
+
+/// One adopter for all who ask.
+pub struct Shared(Mutex<Adopter>);
+
+impl Shared {
+    /// Shares an adopter.
+    pub const fn new(adopter: Adopter) -> Self {
+        Self(Mutex::new(adopter))
+    }
+
+    /// Waits until nobody else uses it.
+    pub fn lock(&self) -> MutexGuard<'_, Adopter> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Adopter {
+    /// Reads which addresses are adopted.
+    ///
+    /// # Errors
+    ///
+    /// The record is there and cannot be read.
+    pub fn open(host: Box<dyn Host>, state_dir: &Path) -> Result<Self, AdoptError> {
+        let record = Record::new(state_dir);
+        let adoptions = record.load()?;
+        Ok(Self {
+            host,
+            record,
+            adoptions,
+        })
+    }
+
+    /// Returns what is adopted.
+    pub fn adoptions(&self) -> &[Adoption] {
+        &self.adoptions
+    }
+
+    /// The next time at which [`Adopter::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let deadlines = self.adoptions.iter().filter_map(|one| one.deadline);
+        deadlines.min()
+    }
+
+    /// Moves an uplink's addresses and routes to a host adapter, until they are confirmed or it was too long.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be done, and everything is as it was.
+    pub fn adopt(
+        &mut self,
+        plan: &Plan,
+        request: &Request,
+        now: Now,
+    ) -> Result<Adoption, AdoptError> {
+        let attempt = format!(
+            "adopt {} in network {:?}",
+            request.interface, request.network
+        );
+        let refused = |reason: String| AdoptError::State {
+            attempt: attempt.clone(),
+            reason,
+        };
+        let timeout = timeout(request, &attempt)?;
+        let host_adapter = destination(plan, request).map_err(|reason| AdoptError::Request {
+            attempt: attempt.clone(),
+            reason,
+        })?;
+        self.is_free(&request.interface).map_err(refused)?;
+        let failed = |error: std::io::Error| AdoptError::Host {
+            attempt: attempt.clone(),
+            reason: error.to_string(),
+        };
+        for (adapter, kind) in [
+            (&*request.interface, "uplink"),
+            (host_adapter, "host adapter"),
+        ] {
+            match self.host.is_up(adapter).map_err(failed)? {
+                Some(true) => {}
+                Some(false) => {
+                    let reason = format!(
+                        "the {kind} {adapter} is down; bring it up with `ip link set {adapter} up`"
+                    );
+                    return Err(refused(reason));
+                }
+                None => {
+                    let reason = format!(
+                        "there is no adapter {adapter} in the daemon's network namespace, which is to be the {kind}"
+                    );
+                    return Err(refused(reason));
+                }
+            }
+        }
+        let baggage = match self.host.read(&request.interface, now.wall) {
+            Ok(baggage) => baggage,
+            Err(error @ ReadError::Route { .. }) => return Err(refused(error.to_string())),
+            Err(ReadError::System(error)) => return Err(failed(error)),
+        };
+        let count = baggage.addresses.len() + baggage.routes.len();
+        if baggage.addresses.is_empty() {
+            let reason = "it has no address of global scope, so there is nothing to adopt; if a DHCP client serves it, run that on the host adapter";
+            return Err(refused(reason.to_owned()));
+        }
+        if count > MOST {
+            return Err(refused(format!(
+                "it has {count} addresses and routes, and at most {MOST} are moved"
+            )));
+        }
+        let arp_ignore = self.arp_ignore(&request.interface);
+        self.adoptions.push(Adoption {
+            interface: request.interface.clone(),
+            network: request.network.clone(),
+            port_group: request.port_group.clone(),
+            host_adapter: host_adapter.to_owned(),
+            stage: Stage::Pending,
+            until: Some(timestamp::seconds(now.wall + timeout)),
+            arp_ignore,
+            baggage,
+            deadline: Some(now.instant + timeout),
+        });
+        let last = self.adoptions.len() - 1;
+        if let Err(error) = self.record.save(&self.adoptions) {
+            self.adoptions.pop();
+            return Err(error.into());
+        }
+        if let Err(failure) = carry::take(&mut *self.host, &self.adoptions[last], now.wall) {
+            let reason = self.failed(failure, last, now);
+            return Err(AdoptError::Host { attempt, reason });
+        }
+        let adoption = self.adoptions[last].clone();
+        tracing::info!(
+            interface = adoption.interface,
+            host_adapter = adoption.host_adapter,
+            seconds = timeout.as_secs(),
+            "adopted, until it is confirmed or undone"
+        );
+        Ok(adoption)
+    }
+
+    /// Lets the pending adoption stay.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is pending, or the record cannot be written; then it is still pending.
+    pub fn confirm(&mut self) -> Result<Adoption, AdoptError> {
+        let Some(at) = self.position(|one| one.stage == Stage::Pending) else {
+            return Err(AdoptError::State {
+                attempt: "confirm an adoption".to_owned(),
+                reason: "none is pending; what was not confirmed in time is undone, so adopt again"
+                    .to_owned(),
+            });
+        };
+        let pending = self.adoptions[at].clone();
+        let adoption = &mut self.adoptions[at];
+        (adoption.stage, adoption.until, adoption.deadline) = (Stage::Confirmed, None, None);
+        let confirmed = adoption.clone();
+        if let Err(error) = self.record.save(&self.adoptions) {
+            self.adoptions[at] = pending;
+            return Err(error.into());
+        }
+        tracing::info!(interface = confirmed.interface, "the adoption is confirmed");
+        Ok(confirmed)
+    }
+
+    /// Gives an adapter its addresses back: the one that is named, or else the pending one, or else the only one.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or not everything can be put back, which is then tried again.
+    pub fn undo(&mut self, interface: Option<&str>, now: Now) -> Result<Adoption, AdoptError> {
+        let attempt = || match interface {
+            Some(interface) => format!("undo the adoption of {interface}"),
+            None => "undo an adoption".to_owned(),
+        };
+        let found = match interface {
+            Some(interface) => self.position(|one| one.interface == interface),
+            None => self
+                .position(|one| one.stage == Stage::Pending)
+                .or_else(|| (self.adoptions.len() == 1).then_some(0)),
+        };
+        let Some(at) = found else {
+            let adopted: Vec<_> = self.adoptions.iter().map(|one| &*one.interface).collect();
+            let reason = match adopted[..] {
+                [] => "nothing is adopted".to_owned(),
+                _ => format!("name an adapter that is adopted: {}", adopted.join(", ")),
+            };
+            return Err(AdoptError::State {
+                attempt: attempt(),
+                reason,
+            });
+        };
+        let adoption = self.adoptions[at].clone();
+        match self.put_back(at, now) {
+            Ok(()) => Ok(adoption),
+            Err(reason) => Err(AdoptError::Host {
+                attempt: attempt(),
+                reason,
+            }),
+        }
+    }
+
+    /// Undoes what was not confirmed in time, and tries again what could not be undone.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(at) =
+            self.position(|one| one.deadline.is_some_and(|deadline| deadline <= now.instant))
+        {
+            let Adoption {
+                interface, stage, ..
+            } = self.adoptions[at].clone();
+            match self.put_back(at, now) {
+                Ok(()) => {
+                    tracing::warn!(interface, "the adoption was not confirmed, and is undone")
+                }
+                Err(reason) if stage == Stage::Returning => {
+                    tracing::debug!(interface, reason, "the adoption still cannot be undone")
+                }
+                Err(reason) => {
+                    tracing::error!(interface, reason, "the adoption cannot be undone yet")
+                }
+            }
+        }
+    }
+
+    /// Takes again what was confirmed, once the ports are open.
+    pub fn resume(&mut self, plan: &Plan, now: Now) {
+        for at in (0..self.adoptions.len()).rev() {
+            let adoption = self.adoptions[at].clone();
+            let interface = &*adoption.interface;
+            if !matches!(adoption.stage, Stage::Confirmed | Stage::Resting) {
+                continue;
+            }
+            let request = Request {
+                interface: adoption.interface.clone(),
+                network: adoption.network.clone(),
+                port_group: adoption.port_group.clone(),
+                timeout_s: None,
+            };
+            let host_adapter = match destination(plan, &request) {
+                Ok(host_adapter) => host_adapter.to_owned(),
+                Err(reason) => {
+                    tracing::warn!(
+                        interface,
+                        reason,
+                        "the adoption is undone: the configuration has no place for it any more"
+                    );
+                    if let Err(reason) = self.put_back(at, now) {
+                        tracing::error!(interface, reason, "the adoption cannot be undone yet");
+                    }
+                    continue;
+                }
+            };
+            let current = self.host.read(interface, now.wall);
+            let current = current.unwrap_or_else(|error| {
+                tracing::warn!(interface, %error, "the adapter cannot be read, and what is noted of it is taken");
+                Baggage::default()
+            });
+            let arp_ignore = self.arp_ignore(interface).or(adoption.arp_ignore);
+            let adoption = &mut self.adoptions[at];
+            if adoption.stage == Stage::Resting && !current.addresses.is_empty() {
+                // Whatever was changed meanwhile was changed by somebody.
+                adoption.baggage = current;
+            } else {
+                adoption.baggage.merge(current);
+            }
+            adoption.baggage.expire(now.wall);
+            (adoption.host_adapter, adoption.arp_ignore) = (host_adapter, arp_ignore);
+            adoption.stage = Stage::Confirmed;
+            let interface = adoption.interface.clone();
+            let taken = match self.record.save(&self.adoptions) {
+                Ok(()) => carry::take(&mut *self.host, &self.adoptions[at], now.wall)
+                    .map_err(|failure| failure.reason),
+                Err(error) => Err(error.to_string()),
+            };
+            match taken {
+                Ok(()) => tracing::info!(interface, "adopted again"),
+                Err(reason) => {
+                    tracing::error!(
+                        interface,
+                        reason,
+                        "the adapter cannot be adopted again, and has its addresses itself"
+                    );
+                    self.rest(at, now);
+                }
+            }
+        }
+    }
+
+    /// Gives every adapter its addresses back, those that were confirmed until [`Adopter::resume`].
+    ///
+    /// To be called before the ports are closed. And before they are opened: an earlier daemon may have been killed, and
+    /// this one may not get far.
+    pub fn rest_all(&mut self, now: Now) {
+        for at in (0..self.adoptions.len()).rev() {
+            match self.adoptions[at].stage {
+                Stage::Confirmed | Stage::Resting => self.rest(at, now),
+                Stage::Pending | Stage::Returning => {
+                    let interface = self.adoptions[at].interface.clone();
+                    match self.put_back(at, now) {
+                        Ok(()) => {
+                            tracing::warn!(interface, "an adoption that nobody confirmed is undone")
+                        }
+                        Err(reason) => {
+                            tracing::error!(interface, reason, "the adoption cannot be undone yet")
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn rest(&mut self, at: usize, now: Now) {
+        let problems = carry::give_back(&mut *self.host, &mut self.adoptions[at], now.wall);
+        let adoption = &mut self.adoptions[at];
+        if problems.is_empty() {
+            adoption.stage = Stage::Resting;
+        } else {
+            let (interface, reason) = (&adoption.interface, problems.join("; "));
+            tracing::error!(interface, reason, "the adapter did not get everything back");
+        }
+        if let Err(error) = self.record.save(&self.adoptions) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn position(&self, which: impl Fn(&Adoption) -> bool) -> Option<usize> {
+        self.adoptions.iter().position(which)
+    }
+
+    /// Whether an adapter can be adopted now; if not, why.
+    fn is_free(&self, interface: &str) -> Result<(), String> {
+        let waiting = |one: &&Adoption| matches!(one.stage, Stage::Pending | Stage::Returning);
+        if let Some(other) = self.adoptions.iter().find(waiting) {
+            return Err(match other.stage {
+                Stage::Returning => {
+                    format!("the adoption of {} is still being undone", other.interface)
+                }
+                Stage::Pending | Stage::Confirmed | Stage::Resting => format!(
+                    "the adoption of {} is pending; first `vmlan adopt --confirm` it, or `--undo`",
+                    other.interface
+                ),
+            });
+        }
+        if self.adoptions.iter().any(|one| one.interface == interface) {
+            return Err("it is adopted already; `vmlan adopt --undo` undoes it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Returns what is to be restored later, if the adapter is to be kept from answering for addresses that left it.
+    fn arp_ignore(&mut self, interface: &str) -> Option<u8> {
+        self.host
+            .arp_ignore(interface)
+            .filter(|level| *level < carry::OWN_ALONE)
+    }
+
+    /// Forgets an adoption that failed, unless something of it is left.
+    fn failed(&mut self, failure: Failure, at: usize, now: Now) -> String {
+        let Failure { reason, left } = failure;
+        if left.is_empty() {
+            self.adoptions.remove(at);
+            return match self.record.save(&self.adoptions) {
+                Ok(()) => format!("{reason}; everything is as it was"),
+                Err(error) => format!("{reason}; everything is as it was, but {error}"),
+            };
+        }
+        self.stay_returning(at, now);
+        format!(
+            "{reason}; and not everything could be undone, which is tried again: {}",
+            left.join("; ")
+        )
+    }
+
+    fn stay_returning(&mut self, at: usize, now: Now) {
+        let adoption = &mut self.adoptions[at];
+        (adoption.stage, adoption.until) = (Stage::Returning, None);
+        adoption.deadline = Some(now.instant + RETRY);
+        if let Err(error) = self.record.save(&self.adoptions) {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Undoes an adoption and forgets it; where something cannot be put back, it stays and is tried again.
+    fn put_back(&mut self, at: usize, now: Now) -> Result<(), String> {
+        let problems = carry::give_back(&mut *self.host, &mut self.adoptions[at], now.wall);
+        if !problems.is_empty() {
+            self.stay_returning(at, now);
+            return Err(format!(
+                "{}; it is tried again every {} seconds",
+                problems.join("; "),
+                RETRY.as_secs()
+            ));
+        }
+        self.adoptions.remove(at);
+        // A record that is older than the truth makes the next daemon do this once more, which does no harm.
+        self.record
+            .save(&self.adoptions)
+            .map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;
