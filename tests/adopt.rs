@@ -487,7 +487,7 @@ fn what_cannot_be_adopted_is_refused_in_its_own_words_and_stays() {
             ),
             (
                 "eth1 --network lan --port-group x",
-                "the port group \"x\" has no host adapter",
+                "there is no port group \"x\"; the network has none",
             ),
             (
                 "eth1 --network lan --timeout 4s",

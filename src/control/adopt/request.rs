@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::AdoptError;
-use crate::control::config::Mode;
+use crate::control::config::network::Mode;
 use crate::control::duration::Span;
 use crate::control::plan::{Network, Plan};
 
@@ -65,9 +65,9 @@ pub(super) fn destination<'a>(plan: &'a Plan, request: &Request) -> Result<&'a s
             network.mode.name()
         ));
     }
-    let uplinks: Vec<_> = network.uplink.iter().collect();
-    if !uplinks.iter().any(|uplink| **uplink == request.interface) {
-        let names: Vec<_> = uplinks.iter().map(|uplink| &***uplink).collect();
+    let uplinks = network.team.iter().flat_map(|team| &team.uplinks);
+    let names: Vec<_> = uplinks.map(|uplink| uplink.name.as_str()).collect();
+    if !names.contains(&request.interface.as_str()) {
         return Err(format!(
             "it is no uplink of the network; its team has {}",
             names.join(", ")
@@ -78,10 +78,23 @@ pub(super) fn destination<'a>(plan: &'a Plan, request: &Request) -> Result<&'a s
 
 /// Returns the host adapter of a network or of one of its port groups; if there is none, why.
 fn host_adapter<'a>(network: &'a Network, port_group: Option<&str>) -> Result<&'a str, String> {
-    if let Some(group) = port_group {
-        return Err(format!(
-            "the port group {group:?} has no host adapter; leave the port group out for that of the network"
-        ));
+    if let Some(name) = port_group {
+        let groups = &network.port_groups;
+        let Some(group) = groups.iter().find(|group| group.name == name) else {
+            let names: Vec<_> = groups.iter().map(|group| group.name.as_str()).collect();
+            return Err(match names.as_slice() {
+                [] => format!("there is no port group {name:?}; the network has none"),
+                names => format!(
+                    "there is no port group {name:?}; there is {}",
+                    names.join(", ")
+                ),
+            });
+        };
+        return group.host_adapter.as_deref().ok_or_else(|| {
+            format!(
+                "the port group {name:?} has no host adapter to take the addresses; add the key host_adapter to it and restart the daemon"
+            )
+        });
     }
     network.host_adapter.as_deref().ok_or_else(|| {
         "the network has no host adapter to take the addresses; add the key host_adapter to it and restart the daemon".to_owned()

@@ -664,7 +664,7 @@ fn a_request_that_cannot_be_met_is_refused_before_anything_is_touched() {
         ),
         (
             |request, _| request.port_group = Some("x".into()),
-            "the port group \"x\" has no host adapter",
+            "there is no port group \"x\"; the network has none",
             true,
         ),
         (
