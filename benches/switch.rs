@@ -4,14 +4,21 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::num::NonZeroU32;
+use std::time::Duration;
 use vmlan::net::fdb::Fdb;
 use vmlan::net::frame::Head;
+use vmlan::net::guard::Guards;
 use vmlan::net::member::Member;
+use vmlan::net::neighbours;
 use vmlan::net::offload;
 use vmlan::net::outbox::Outbox;
 use vmlan::net::port::{OwnFrames, PortId};
+use vmlan::net::security::Security;
 use vmlan::net::switch::{Spec, Switch};
-use vmlan::net::vlan::{PortVlan, VlanId};
+use vmlan::net::team::{self, Detection, LoadBalancing, Team};
+use vmlan::net::vlan::{PortVlan, TagAction, VlanId};
+use vmlan::wire::ethernet::Tci;
 use vmlan::wire::ethernet::{ETHERTYPE_IPV4, MacAddr, emit};
 use vmlan::wire::virtio_net::VirtioNetHeader;
 
@@ -109,5 +116,105 @@ fn decisions(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions);
+/// A guest and one or two uplinks: as plain as can be, and with all that a port group can ask for.
+fn bridged(policies: bool) -> (Switch, Outbox) {
+    let now = Instant::now();
+    let names = if policies {
+        &["eth1", "eth2"][..]
+    } else {
+        &["eth1"]
+    };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let spec = team::Spec {
+        name: "lan".to_owned(),
+        policies: vec![team::Policy {
+            port_group: None,
+            active: names.clone(),
+            standby: Vec::new(),
+            load_balancing: LoadBalancing::PortId,
+            detection: Detection::Link,
+            notify_switches: false,
+            failback: true,
+            reverse_filter: true,
+        }],
+        up_delay: Duration::ZERO,
+        down_delay: Duration::ZERO,
+        lacp: None,
+        discovery: neighbours::Spec {
+            advertise: false,
+            listen: false,
+            chassis: station(0),
+            host: String::new(),
+            description: String::new(),
+        },
+    };
+    let mut switch = Switch::new(
+        Spec {
+            team: Some(Team::new(spec, 0, now)),
+            snooping: policies,
+            ..Spec::default()
+        },
+        now,
+    );
+    let mut guest = Member {
+        mac: Some(station(1)),
+        ..Member::default()
+    };
+    if policies {
+        guest.vlan = PortVlan::Access(VlanId::new(10).expect("10 is a VLAN"));
+        guest.guards = Guards {
+            dhcp_server: true,
+            router_advertisement: true,
+        };
+        guest.storm.unknown_unicast = NonZeroU32::new(u32::MAX);
+    } else {
+        guest.security = Security::LEGACY;
+    }
+    let mut outbox = Outbox::default();
+    let mut own = OwnFrames::default();
+    switch.add(PortId(0), guest);
+    outbox.reserve(PortId(0));
+    switch.set_up(PortId(0), true, None, &mut own);
+    for (port, name) in (1..).map(PortId).zip(&names) {
+        switch.add(
+            port,
+            Member {
+                vlan: PortVlan::All,
+                uplink: true,
+                service_tags: true,
+                ..Member::default()
+            },
+        );
+        outbox.reserve(port);
+        let team = switch.team_mut().expect("it has one");
+        team.add_uplink(port, name, now);
+        switch.set_up(port, true, None, &mut own);
+    }
+    (switch, outbox)
+}
+
+fn uplinks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("uplinks");
+    group.throughput(Throughput::Elements(u64::from(BURST)));
+    for (name, policies) in [("one", false), ("two, with a VLAN and every policy", true)] {
+        let (mut switch, mut outbox) = bridged(policies);
+        let mut heads: Vec<Head> = (0..BURST).map(|_| head(station(1), station(9))).collect();
+        group.bench_function(BenchmarkId::new("to the outside", name), |bencher| {
+            bencher.iter(|| run(&mut switch, &mut outbox, &mut heads, PortId(0)));
+        });
+        let mut heads: Vec<Head> = (0..BURST).map(|_| head(station(9), station(1))).collect();
+        if policies {
+            for head in &mut heads {
+                let tagged = head.with_tag(TagAction::Insert(Tci(10))).bytes().to_vec();
+                head.fill(&tagged, VirtioNetHeader::default());
+            }
+        }
+        group.bench_function(BenchmarkId::new("from the outside", name), |bencher| {
+            bencher.iter(|| run(&mut switch, &mut outbox, &mut heads, PortId(1)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decisions, uplinks);
 criterion_main!(benches);

@@ -25,7 +25,7 @@ impl Switch {
             storm::Kind::Multicast
         };
         self.calm(frame.ingress, kind)?;
-        self.flood(frame, out, |_, _| true);
+        self.flood(frame, out, |_| true);
         // A frame that nobody here wants may be wanted outside.
         self.send_outside(frame, out);
         Ok(())
@@ -44,7 +44,7 @@ impl Switch {
                 continue;
             };
             if (slot.learns() || slot.member.mac == Some(dst))
-                && let Ok(action) = slot.action(frame)
+                && let Some(action) = self.gate(*port).passes(frame)
             {
                 out.push(
                     *port,
@@ -77,37 +77,24 @@ impl Switch {
         &self,
         frame: &Passing<'_>,
         out: &mut Outbox,
-        wanted: impl Fn(PortId, &Slot) -> bool,
+        wanted: impl Fn(PortId) -> bool,
     ) {
-        let mut push = |port: PortId| {
-            if port != frame.ingress
-                && let Some(slot) = self.slot(port)
-                && !slot.member.uplink
-                && let Ok(action) = slot.action(frame)
-                && wanted(port, slot)
-            {
-                out.push(
-                    port,
-                    Egress {
-                        frame: frame.number,
-                        action,
-                    },
-                );
-            }
-        };
         let domain = frame.class.domain;
         let snooping = self.groups.as_ref();
         let Some(groups) = snooping.filter(|_| frame.parsed.dst != MacAddr::BROADCAST) else {
-            self.members.iter().for_each(|port| push(*port));
-            return;
+            return self.offer(&self.members, frame, out, wanted);
         };
         let reach = multicast::reach(frame.head, frame.parsed);
         match reach {
-            Reach::Everyone => self.members.iter().for_each(|port| push(*port)),
-            Reach::Routers => groups.routers(domain).iter().for_each(|port| push(*port)),
+            Reach::Everyone => self.offer(&self.members, frame, out, &wanted),
+            Reach::Routers => self.offer(groups.routers(domain), frame, out, &wanted),
             Reach::Members => match groups.recipients(domain, frame.parsed.dst) {
-                Recipients::Everyone => self.members.iter().for_each(|port| push(*port)),
-                Recipients::Only(ports) => ports.iter().for_each(&mut push),
+                Recipients::Everyone => self.offer(&self.members, frame, out, &wanted),
+                Recipients::Only(ports) => {
+                    for port in ports.iter() {
+                        self.offer(&[port], frame, out, &wanted);
+                    }
+                }
             },
         }
         // Who is asked must have heard the question, and a guarded port is no router of multicast either.
@@ -115,6 +102,33 @@ impl Switch {
         if multicast::is_membership(frame.head, frame.parsed) && !(asks && self.is_confined(frame))
         {
             out.keep(frame.number);
+        }
+    }
+
+    /// Hands a frame to those of some ports of this side that may have it.
+    #[inline]
+    fn offer(
+        &self,
+        ports: &[PortId],
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+        wanted: impl Fn(PortId) -> bool,
+    ) {
+        for port in ports {
+            let gate = self.gate(*port);
+            if let Some(action) = gate.passes(frame)
+                && *port != frame.ingress
+                && !gate.uplink
+                && wanted(*port)
+            {
+                out.push(
+                    *port,
+                    Egress {
+                        frame: frame.number,
+                        action,
+                    },
+                );
+            }
         }
     }
 

@@ -35,10 +35,54 @@ use self::outside::Conflicts;
 mod many;
 mod outside;
 
+/// What of a port decides on frames that leave through it. Small and close together, since floods look at all of them.
+#[derive(Clone, Debug)]
+struct Gate {
+    vlan: PortVlan,
+    up: bool,
+    uplink: bool,
+    isolated: bool,
+    service_tags: bool,
+}
+
+impl Gate {
+    /// Where no port is.
+    const SHUT: Self = Self {
+        vlan: PortVlan::Untagged,
+        up: false,
+        uplink: false,
+        isolated: false,
+        service_tags: false,
+    };
+
+    /// What becomes of a frame's tag on the way out of this port, if the frame may leave by it.
+    #[inline]
+    fn passes(&self, frame: &Passing<'_>) -> Option<TagAction> {
+        let action = self.vlan.egress(frame.class, frame.parsed.tag)?;
+        let kept = frame.isolated & self.isolated | frame.parsed.stacked & !self.service_tags;
+        (self.up & !kept).then_some(action)
+    }
+
+    /// Why a frame may not leave by this port.
+    #[cold]
+    fn reason(&self, frame: &Passing<'_>) -> DropReason {
+        let carried = self.vlan.egress(frame.class, frame.parsed.tag).is_some();
+        if !self.up {
+            DropReason::PortDown
+        } else if !carried && matches!(self.vlan, PortVlan::Private(_))
+            || carried && frame.isolated && self.isolated
+        {
+            DropReason::Isolated
+        } else {
+            DropReason::VlanNotAllowed
+        }
+    }
+}
+
+/// What of a port decides on frames that it brings.
 #[derive(Debug)]
 struct Slot {
     member: Member,
-    up: bool,
     /// The last source that needed no more learning, and the table's second and generation then.
     fresh: Option<(Key, u32, u64)>,
     storm: Option<Box<Storm>>,
@@ -48,24 +92,6 @@ impl Slot {
     /// Whether stations can be behind the port that are not known.
     const fn learns(&self) -> bool {
         self.member.security.mac_changes || self.member.mac.is_none()
-    }
-
-    /// What becomes of a frame's tag on the way out of this port.
-    #[inline]
-    fn action(&self, frame: &Passing<'_>) -> Result<TagAction, DropReason> {
-        if !self.up {
-            return Err(DropReason::PortDown);
-        }
-        let member = &self.member;
-        match member.vlan.egress(frame.class, frame.parsed.tag) {
-            Some(_) if frame.isolated && member.isolated => Err(DropReason::Isolated),
-            Some(_) if frame.parsed.stacked && !member.service_tags => {
-                Err(DropReason::VlanNotAllowed)
-            }
-            Some(action) => Ok(action),
-            None if matches!(member.vlan, PortVlan::Private(_)) => Err(DropReason::Isolated),
-            None => Err(DropReason::VlanNotAllowed),
-        }
     }
 }
 
@@ -96,6 +122,8 @@ pub struct Spec {
 #[derive(Debug)]
 pub struct Switch {
     slots: Vec<Option<Slot>>,
+    /// By number, as the slots.
+    gates: Vec<Gate>,
     /// The ports of this side.
     members: Vec<PortId>,
     uplinks: Vec<PortId>,
@@ -120,6 +148,7 @@ impl Switch {
         let nowhere = Key::new(Domain::UNTAGGED, MacAddr::ZERO);
         Self {
             slots: Vec::new(),
+            gates: Vec::new(),
             members: Vec::new(),
             uplinks: Vec::new(),
             promiscuous: Vec::new(),
@@ -139,6 +168,7 @@ impl Switch {
     pub fn add(&mut self, port: PortId, member: Member) {
         if self.slots.len() <= port.index() {
             self.slots.resize_with(port.index() + 1, || None);
+            self.gates.resize(port.index() + 1, Gate::SHUT);
         }
         if member.uplink {
             self.uplinks.push(port);
@@ -160,8 +190,14 @@ impl Switch {
             }
         }
         let limited = member.storm != storm::Limits::default();
-        self.slots[port.index()] = Some(Slot {
+        self.gates[port.index()] = Gate {
+            vlan: member.vlan.clone(),
             up: false,
+            uplink: member.uplink,
+            isolated: member.isolated,
+            service_tags: member.service_tags,
+        };
+        self.slots[port.index()] = Some(Slot {
             fresh: None,
             storm: limited.then(|| Box::new(Storm::new(member.storm, self.now))),
             member,
@@ -172,6 +208,7 @@ impl Switch {
     pub fn remove_uplink(&mut self, port: PortId, own: &mut OwnFrames) {
         if let Some(slot) = self.slots.get_mut(port.index()) {
             *slot = None;
+            self.gates[port.index()] = Gate::SHUT;
         }
         self.uplinks.retain(|uplink| *uplink != port);
         if let Some(groups) = &mut self.groups {
@@ -205,10 +242,11 @@ impl Switch {
         let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_mut) else {
             return;
         };
-        if slot.up == up {
+        let gate = &mut self.gates[port.index()];
+        if gate.up == up {
             return;
         }
-        slot.up = up;
+        gate.up = up;
         slot.fresh = None;
         let uplink = slot.member.uplink;
         self.fdb.forget(port);
@@ -283,14 +321,13 @@ impl Switch {
         };
         let moved = team.take_moved();
         if !moved.is_empty() {
-            let (slots, fdb) = (&self.slots, &self.fdb);
-            let slot = |port: PortId| slots.get(port.index()).and_then(Option::as_ref);
+            let (gates, fdb) = (&self.gates, &self.fdb);
             let stations: Vec<_> = fdb
                 .behind(&moved)
                 .into_iter()
                 .filter_map(|(port, key)| {
-                    let slot = slot(port).filter(|slot| slot.up)?;
-                    let class = match slot.member.vlan {
+                    let gate = gates.get(port.index()).filter(|gate| gate.up)?;
+                    let class = match gate.vlan {
                         PortVlan::Private(private) => private.class(),
                         PortVlan::Untagged
                         | PortVlan::Access(_)
@@ -418,8 +455,8 @@ impl Switch {
         frame: &Passing<'_>,
         out: &mut Outbox,
     ) -> Result<(), DropReason> {
-        let slot = self.slot(port).ok_or(DropReason::PortDown)?;
-        let action = slot.action(frame)?;
+        let gate = self.gate(port);
+        let action = gate.passes(frame).ok_or_else(|| gate.reason(frame))?;
         out.push(
             port,
             Egress {
@@ -481,8 +518,13 @@ impl Switch {
         self.slots.get(port.index()).and_then(Option::as_ref)
     }
 
+    #[inline]
+    fn gate(&self, port: PortId) -> &Gate {
+        self.gates.get(port.index()).unwrap_or(&Gate::SHUT)
+    }
+
     fn is_up(&self, port: PortId) -> bool {
-        self.slot(port).is_some_and(|slot| slot.up)
+        self.gate(port).up
     }
 
     /// The forwarding table by VLAN and address.

@@ -134,7 +134,7 @@ impl Switch {
     fn flood_inside(&self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
         let filtered = std::cell::Cell::new(false);
         let passed = std::cell::Cell::new(false);
-        self.flood(frame, out, |port, _| {
+        self.flood(frame, out, |port| {
             let admitted = self.admits(frame.ingress, port, None);
             if admitted {
                 passed.set(true);
