@@ -21,7 +21,7 @@ use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean, join};
-use crate::control::{daemon, directory, render, show};
+use crate::control::{daemon, directory, manual, render, show};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -207,7 +207,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
             io::stdout().write_all(&script)?;
         }
-        Command::Man => manual(&mut io::stdout())?,
+        Command::Man => manual::write(Cli::command(), &mut io::stdout())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -478,37 +478,6 @@ fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Writes the manual page, those of the commands after that of the whole.
-fn manual(out: &mut impl Write) -> io::Result<()> {
-    let mut command = Cli::command();
-    command.build();
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    let man = |command: clap::Command| {
-        let mut section = Vec::new();
-        let man = clap_mangen::Man::new(command.clone());
-        writeln!(
-            section,
-            ".SH \"{}\"",
-            command.get_bin_name().unwrap_or_default().to_uppercase()
-        )?;
-        man.render_description_section(&mut section)?;
-        man.render_options_section(&mut section)?;
-        io::Result::Ok(
-            String::from_utf8_lossy(&section)
-                .replace(".SH DESCRIPTION\n", "")
-                .replace(".SH OPTIONS\n", ".PP\n"),
-        )
-    };
-    for command in command
-        .get_subcommands()
-        .filter(|command| command.get_name() != "help")
-    {
-        page.extend(man(command.clone())?.into_bytes());
-    }
-    out.write_all(&page)
-}
-
 /// An error and its causes, each once: many say what caused them in their own sentence.
 fn chain(error: &anyhow::Error) -> String {
     error
@@ -606,7 +575,7 @@ mod tests {
     #[test]
     fn the_manual_has_every_command_and_flag() {
         let mut page = Vec::new();
-        manual(&mut page).unwrap();
+        manual::write(Cli::command(), &mut page).unwrap();
         let page = String::from_utf8(page).unwrap().replace("\\-", "-");
         for word in [
             "VMLAN RUN",

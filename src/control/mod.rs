@@ -14,6 +14,7 @@ pub mod directory;
 pub mod duration;
 pub mod identity;
 pub mod journal;
+pub mod manual;
 pub mod options;
 pub mod plan;
 pub mod problem;
