@@ -306,7 +306,9 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         (&guest["socket"], &guest["mac"]),
         (&before["socket"], &before["mac"])
     );
-    for command in ["status", "ports", "fdb", "leases"] {
+    for command in [
+        "status", "ports", "fdb", "leases", "teams", "groups", "topology",
+    ] {
         assert_eq!(
             run(&[command, "--config", &site.config()]).code,
             Some(0),
@@ -319,6 +321,18 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         ""
     );
 
+    let config = site.config();
+    for format in ["text", "dot", "svg"] {
+        let drawn = run(&["topology", "lab", "--format", format, "--config", &config]);
+        assert!(drawn.stdout.contains("web1"), "{}", drawn.stdout);
+    }
+    let unknown = run(&["topology", "lob", "--config", &config]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.stderr.contains("did you mean \"lab\"?"),
+        "{}",
+        unknown.stderr
+    );
     assert_eq!(daemon.stop("-TERM").code(), Some(0));
     assert!(
         !site.path("run").exists(),

@@ -21,6 +21,8 @@ use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean, join};
+use crate::control::render::Drawing;
+use crate::control::show::topology::Topology;
 use crate::control::{daemon, directory, manual, render, show};
 
 /// How long a configuration may be in bytes.
@@ -82,6 +84,20 @@ enum Command {
         #[arg(long, value_enum, conflicts_with = "json")]
         format: Option<LeaseFormat>,
     },
+    /// Show the teams: policies, uplinks, and which port is carried by which uplink
+    Teams(ShowArgs),
+    /// Show which ports want which multicast group
+    Groups(ShowArgs),
+    /// Draw what is connected to what: ports, networks, uplinks, and the switches behind them
+    Topology {
+        /// The network; without it, all are drawn
+        network: Option<String>,
+        /// How to draw it
+        #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
+        format: Drawing,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
     /// Move an adapter's addresses and routes to the host adapter of its network
     ///
     /// The host then takes part in a bridged network as the guests do. Unless --confirm follows in time, everything
@@ -116,13 +132,13 @@ struct ConfigArgs {
 #[derive(Args, Debug)]
 struct ShowArgs {
     /// The daemon's control socket
-    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
     /// The daemon's configuration file, to find its control socket
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -201,6 +217,17 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
                 Some(LeaseFormat::Table) | None => render::leases(leases),
             })?
         }
+        Command::Teams(show) => {
+            show.print("/v1/teams", |teams: &Vec<_>| render::team::teams(teams))?
+        }
+        Command::Groups(show) => show.print("/v1/groups", |groups: &Vec<_>| {
+            render::group::groups(groups)
+        })?,
+        Command::Topology {
+            network,
+            format,
+            show,
+        } => show.topology(network.as_deref(), format)?,
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -244,6 +271,19 @@ impl ShowArgs {
                 self.print_answer(&answer, endpoint, |adopted| ask.render(adopted))
             }
         }
+    }
+
+    fn topology(&self, network: Option<&str>, format: Drawing) -> anyhow::Result<()> {
+        let endpoint = "/v1/topology";
+        let mut answer = client::get(&self.control_socket()?, endpoint)?;
+        if let (Some(network), Ok(whole)) = (network, serde_json::from_slice::<Topology>(&answer)) {
+            let part = whole.of(network).with_context(|| {
+                let hint = did_you_mean(network, whole.networks().map(|one| one.name.as_str()));
+                format!("cannot draw network {network:?}: there is no such network{hint}")
+            })?;
+            answer = serde_json::to_vec_pretty(&part)?.into();
+        }
+        self.print_answer(&answer, endpoint, |topology| format.draw(topology))
     }
 
     fn print_answer<T: DeserializeOwned>(
