@@ -333,6 +333,28 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         "{}",
         unknown.stderr
     );
+    for (args, reason) in [
+        (["add", "lab", "lo"], "it is not an Ethernet adapter"),
+        (["add", "lab", "nowhere0"], "no network adapter named"),
+        (["add", "lab", "web1"], "a guest port has this name already"),
+        (
+            ["add", "lab", "a/b"],
+            "cannot be the name of a network adapter",
+        ),
+        (["remove", "lob", "eth1"], "did you mean \"lab\"?"),
+        (["remove", "lab", "eth1"], "there are none"),
+    ] {
+        let outcome = run(&[&["uplink"][..], &args, &["--config", &config]].concat());
+        assert_eq!(outcome.code, Some(1), "{args:?}: {}", outcome.stdout);
+        let refusal = format!("cannot {} uplink {:?} ", args[0], args[2]);
+        let told = outcome.stderr.contains(&refusal) && outcome.stderr.contains(reason);
+        assert!(
+            told || outcome.stderr.contains("permission denied"),
+            "{}",
+            outcome.stderr
+        );
+    }
+
     assert_eq!(daemon.stop("-TERM").code(), Some(0));
     assert!(
         !site.path("run").exists(),

@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::control::adopt::{self, endpoints};
 use crate::control::plan::Plan;
 use crate::control::show::{self, group, team, topology};
+use crate::control::uplinks;
 use crate::engine::{Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
@@ -147,14 +148,16 @@ fn router(source: Arc<Source>) -> Router {
             }),
         )
         .merge(endpoints::router())
+        .merge(uplinks::router())
         .fallback(|uri: Uri| async move {
             refuse(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "there is no {}; there is {}, {}",
+                    "there is no {}; there is {}, {}, {}",
                     uri.path(),
                     ENDPOINTS.join(", "),
-                    endpoints::ENDPOINTS.join(", ")
+                    endpoints::ENDPOINTS.join(", "),
+                    uplinks::ENDPOINTS.join(", ")
                 ),
             )
         })

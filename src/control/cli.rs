@@ -23,7 +23,7 @@ use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean, join};
 use crate::control::render::Drawing;
 use crate::control::show::topology::Topology;
-use crate::control::{daemon, directory, manual, render, show};
+use crate::control::{daemon, directory, manual, render, show, uplinks};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -95,6 +95,13 @@ enum Command {
         /// How to draw it
         #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
         format: Drawing,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Add or remove an uplink while the daemon runs; what is in the file does not change
+    Uplink {
+        #[command(subcommand)]
+        ask: uplinks::Ask,
         #[command(flatten)]
         show: ShowArgs,
     },
@@ -228,6 +235,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             format,
             show,
         } => show.topology(network.as_deref(), format)?,
+        Command::Uplink { ask, show } => {
+            let answer = client::post(&show.control_socket()?, ask.endpoint(), &ask)?;
+            show.print_answer(&answer, ask.endpoint(), |team| ask.render(team))?;
+        }
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -621,6 +632,8 @@ mod tests {
             "VMLAN RUN",
             "VMLAN LEASES",
             "VMLAN ADOPT",
+            "VMLAN UPLINK ADD",
+            "--standby",
             "--confirm",
             "--config",
             "--format",

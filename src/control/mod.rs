@@ -23,4 +23,5 @@ pub mod section;
 pub mod show;
 pub mod syntax;
 pub mod timestamp;
+pub mod uplinks;
 pub mod value;
