@@ -25,18 +25,19 @@ const LINES: usize = 80;
 /// What the name of a switch takes of its height.
 const NAME: usize = 34;
 
+/// The colours of uplinks come last, so that they count more than those of boxes on dark pages too.
 const STYLE: &str = "
     .page { fill: #ffffff } .box { fill: #f6f8fa; stroke: #8c959f } .switch { fill: #eaeef2; stroke: #57606a; stroke-width: 2 }
     text { font: 12px ui-monospace, Menlo, Consolas, monospace; fill: #1f2328 }
     .title { font-size: 15px; font-weight: bold } .name { font-weight: bold } .fact { fill: #656d76 }
     path { fill: none; stroke: #8c959f; stroke-width: 1.5 } .idle { opacity: 0.45; stroke-dasharray: 4 4 }
+    @media (prefers-color-scheme: dark) {
+      .page { fill: #16181d } .box { fill: #22262e; stroke: #6b7280 } .switch { fill: #2b303a; stroke: #9aa4b2 }
+      text { fill: #e6e6e6 } .fact { fill: #9aa4b2 }
+    }
     .on { fill: #2e9e6b } .off { fill: #d64545 } .bad { fill: #d64545 } .down { stroke: #d64545; stroke-dasharray: 4 4 }
     .c0 { stroke: #2f7ed8 } .c1 { stroke: #e08a1e } .c2 { stroke: #2e9e6b } .c3 { stroke: #9b59d0 }
     .c4 { stroke: #c2507a } .c5 { stroke: #1aa5a5 } .c6 { stroke: #8a7a2f } .c7 { stroke: #6b7fd7 }
-    @media (prefers-color-scheme: dark) {
-      .page { fill: #16181d } .box { fill: #22262e; stroke: #6b7280 } .switch { fill: #2b303a; stroke: #9aa4b2 }
-      text { fill: #e6e6e6 } .fact { fill: #9aa4b2 } .bad { fill: #ff7b72 }
-    }
 ";
 
 /// A drawing as it grows: what is in it, and how far it reaches.
