@@ -306,7 +306,9 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         (&guest["socket"], &guest["mac"]),
         (&before["socket"], &before["mac"])
     );
-    for command in ["status", "ports", "fdb", "leases"] {
+    for command in [
+        "status", "ports", "fdb", "leases", "teams", "groups", "topology",
+    ] {
         assert_eq!(
             run(&[command, "--config", &site.config()]).code,
             Some(0),
@@ -318,6 +320,40 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         run(&["leases", "--format", "dnsmasq", "--config", &site.config()]).stdout,
         ""
     );
+
+    let config = site.config();
+    for format in ["text", "dot", "svg"] {
+        let drawn = run(&["topology", "lab", "--format", format, "--config", &config]);
+        assert!(drawn.stdout.contains("web1"), "{}", drawn.stdout);
+    }
+    let unknown = run(&["topology", "lob", "--config", &config]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.stderr.contains("did you mean \"lab\"?"),
+        "{}",
+        unknown.stderr
+    );
+    for (args, reason) in [
+        (["add", "lab", "lo"], "it is not an Ethernet adapter"),
+        (["add", "lab", "nowhere0"], "no network adapter named"),
+        (["add", "lab", "web1"], "a guest port has this name already"),
+        (
+            ["add", "lab", "a/b"],
+            "cannot be the name of a network adapter",
+        ),
+        (["remove", "lob", "eth1"], "did you mean \"lab\"?"),
+        (["remove", "lab", "eth1"], "there are none"),
+    ] {
+        let outcome = run(&[&["uplink"][..], &args, &["--config", &config]].concat());
+        assert_eq!(outcome.code, Some(1), "{args:?}: {}", outcome.stdout);
+        let refusal = format!("cannot {} uplink {:?} ", args[0], args[2]);
+        let told = outcome.stderr.contains(&refusal) && outcome.stderr.contains(reason);
+        assert!(
+            told || outcome.stderr.contains("permission denied"),
+            "{}",
+            outcome.stderr
+        );
+    }
 
     assert_eq!(daemon.stop("-TERM").code(), Some(0));
     assert!(

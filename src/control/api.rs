@@ -1,7 +1,7 @@
 //! The control socket: what the daemon shows, as JSON over HTTP.
 //!
-//! `GET /v1/status`, `/v1/ports`, `/v1/fdb` and `/v1/leases`, and what [`crate::control::adopt::endpoints`] adds; anything
-//! else is answered with `{"error": "…"}`. Who may ask is decided by the permissions of the socket.
+//! `GET` shows what is at the [`ENDPOINTS`]; [`crate::control::adopt::endpoints`] and [`crate::control::uplinks`] add what
+//! can be changed. Anything else is answered with `{"error": "…"}`. Who may ask is decided by the permissions of the socket.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -20,11 +20,20 @@ use serde::Serialize;
 
 use crate::control::adopt::{self, endpoints};
 use crate::control::plan::Plan;
-use crate::control::show;
+use crate::control::show::{self, group, team, topology};
+use crate::control::uplinks;
 use crate::engine::{Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
-pub const ENDPOINTS: [&str; 4] = ["/v1/status", "/v1/ports", "/v1/fdb", "/v1/leases"];
+pub const ENDPOINTS: [&str; 7] = [
+    "/v1/status",
+    "/v1/ports",
+    "/v1/fdb",
+    "/v1/leases",
+    "/v1/teams",
+    "/v1/groups",
+    "/v1/topology",
+];
 
 /// What the endpoints show.
 #[derive(Debug)]
@@ -107,11 +116,15 @@ impl Drop for Socket {
 }
 
 fn router(source: Arc<Source>) -> Router {
-    let [status, ports, fdb, leases] = ENDPOINTS;
+    let [status, ports, fdb, leases, teams, groups, whole] = ENDPOINTS;
     Router::new()
         .route(
             status,
-            show(|source, snapshot| show::status(&source.plan, snapshot, source.since.elapsed())),
+            show(|source, snapshot| {
+                let now = Instant::now();
+                let uptime = now.saturating_duration_since(source.since);
+                show::status(&source.plan, snapshot, uptime, now)
+            }),
         )
         .route(
             ports,
@@ -119,15 +132,32 @@ fn router(source: Arc<Source>) -> Router {
         )
         .route(fdb, show(|_, snapshot| show::fdb(snapshot)))
         .route(leases, show(|_, snapshot| show::leases(snapshot)))
+        .route(
+            teams,
+            show(|_, snapshot| team::teams(snapshot, Instant::now())),
+        )
+        .route(
+            groups,
+            show(|_, snapshot| group::groups(snapshot, Instant::now())),
+        )
+        .route(
+            whole,
+            show(|source, snapshot| {
+                let teams = team::teams(snapshot, Instant::now());
+                topology::topology(&source.plan, snapshot, &teams)
+            }),
+        )
         .merge(endpoints::router())
+        .merge(uplinks::router())
         .fallback(|uri: Uri| async move {
             refuse(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "there is no {}; there is {}, {}",
+                    "there is no {}; there is {}, {}, {}",
                     uri.path(),
                     ENDPOINTS.join(", "),
-                    endpoints::ENDPOINTS.join(", ")
+                    endpoints::ENDPOINTS.join(", "),
+                    uplinks::ENDPOINTS.join(", ")
                 ),
             )
         })

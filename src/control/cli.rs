@@ -21,7 +21,9 @@ use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean, join};
-use crate::control::{daemon, directory, render, show};
+use crate::control::render::Drawing;
+use crate::control::show::topology::Topology;
+use crate::control::{daemon, directory, manual, render, show, uplinks};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -82,6 +84,27 @@ enum Command {
         #[arg(long, value_enum, conflicts_with = "json")]
         format: Option<LeaseFormat>,
     },
+    /// Show the teams: policies, uplinks, and which port is carried by which uplink
+    Teams(ShowArgs),
+    /// Show which ports want which multicast group
+    Groups(ShowArgs),
+    /// Draw what is connected to what: ports, networks, uplinks, and the switches behind them
+    Topology {
+        /// The network; without it, all are drawn
+        network: Option<String>,
+        /// How to draw it
+        #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
+        format: Drawing,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Add or remove an uplink while the daemon runs; what is in the file does not change
+    Uplink {
+        #[command(subcommand)]
+        ask: uplinks::Ask,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
     /// Move an adapter's addresses and routes to the host adapter of its network
     ///
     /// The host then takes part in a bridged network as the guests do. Unless --confirm follows in time, everything
@@ -116,13 +139,13 @@ struct ConfigArgs {
 #[derive(Args, Debug)]
 struct ShowArgs {
     /// The daemon's control socket
-    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
     /// The daemon's configuration file, to find its control socket
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -201,13 +224,28 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
                 Some(LeaseFormat::Table) | None => render::leases(leases),
             })?
         }
+        Command::Teams(show) => {
+            show.print("/v1/teams", |teams: &Vec<_>| render::team::teams(teams))?
+        }
+        Command::Groups(show) => show.print("/v1/groups", |groups: &Vec<_>| {
+            render::group::groups(groups)
+        })?,
+        Command::Topology {
+            network,
+            format,
+            show,
+        } => show.topology(network.as_deref(), format)?,
+        Command::Uplink { ask, show } => {
+            let answer = client::post(&show.control_socket()?, ask.endpoint(), &ask)?;
+            show.print_answer(&answer, ask.endpoint(), |team| ask.render(team))?;
+        }
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
             io::stdout().write_all(&script)?;
         }
-        Command::Man => manual(&mut io::stdout())?,
+        Command::Man => manual::write(Cli::command(), &mut io::stdout())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -244,6 +282,19 @@ impl ShowArgs {
                 self.print_answer(&answer, endpoint, |adopted| ask.render(adopted))
             }
         }
+    }
+
+    fn topology(&self, network: Option<&str>, format: Drawing) -> anyhow::Result<()> {
+        let endpoint = "/v1/topology";
+        let mut answer = client::get(&self.control_socket()?, endpoint)?;
+        if let (Some(network), Ok(whole)) = (network, serde_json::from_slice::<Topology>(&answer)) {
+            let part = whole.of(network).with_context(|| {
+                let hint = did_you_mean(network, whole.networks().map(|one| one.name.as_str()));
+                format!("cannot draw network {network:?}: there is no such network{hint}")
+            })?;
+            answer = serde_json::to_vec_pretty(&part)?.into();
+        }
+        self.print_answer(&answer, endpoint, |topology| format.draw(topology))
     }
 
     fn print_answer<T: DeserializeOwned>(
@@ -478,37 +529,6 @@ fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Writes the manual page, those of the commands after that of the whole.
-fn manual(out: &mut impl Write) -> io::Result<()> {
-    let mut command = Cli::command();
-    command.build();
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    let man = |command: clap::Command| {
-        let mut section = Vec::new();
-        let man = clap_mangen::Man::new(command.clone());
-        writeln!(
-            section,
-            ".SH \"{}\"",
-            command.get_bin_name().unwrap_or_default().to_uppercase()
-        )?;
-        man.render_description_section(&mut section)?;
-        man.render_options_section(&mut section)?;
-        io::Result::Ok(
-            String::from_utf8_lossy(&section)
-                .replace(".SH DESCRIPTION\n", "")
-                .replace(".SH OPTIONS\n", ".PP\n"),
-        )
-    };
-    for command in command
-        .get_subcommands()
-        .filter(|command| command.get_name() != "help")
-    {
-        page.extend(man(command.clone())?.into_bytes());
-    }
-    out.write_all(&page)
-}
-
 /// An error and its causes, each once: many say what caused them in their own sentence.
 fn chain(error: &anyhow::Error) -> String {
     error
@@ -606,12 +626,14 @@ mod tests {
     #[test]
     fn the_manual_has_every_command_and_flag() {
         let mut page = Vec::new();
-        manual(&mut page).unwrap();
+        manual::write(Cli::command(), &mut page).unwrap();
         let page = String::from_utf8(page).unwrap().replace("\\-", "-");
         for word in [
             "VMLAN RUN",
             "VMLAN LEASES",
             "VMLAN ADOPT",
+            "VMLAN UPLINK ADD",
+            "--standby",
             "--confirm",
             "--config",
             "--format",

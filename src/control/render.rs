@@ -1,9 +1,41 @@
-//! What is shown, as tables for people.
+//! What is shown, as tables and drawings for people.
 
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use crate::control::show::{Address, Lease, Network, Port, Status, Team};
+use crate::control::show::topology::Topology;
+use crate::control::show::{Address, Lease, Network, Port, Status};
 use crate::control::timestamp;
+
+pub mod dot;
+pub mod group;
+mod sheet;
+pub mod svg;
+pub mod team;
+pub mod topology;
+
+/// How to draw a topology.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Drawing {
+    /// Characters
+    #[default]
+    Text,
+    /// The language of Graphviz
+    Dot,
+    /// A picture
+    Svg,
+}
+
+impl Drawing {
+    /// Draws what is connected to what.
+    pub fn draw(self, topology: &Topology) -> String {
+        match self {
+            Self::Text => topology::topology(topology),
+            Self::Dot => dot::dot(topology),
+            Self::Svg => svg::svg(topology),
+        }
+    }
+}
 
 /// Draws everything at a glance.
 pub fn status(status: &Status) -> String {
@@ -17,7 +49,7 @@ pub fn status(status: &Status) -> String {
         parts.push(ports(&status.ports));
     }
     if !status.teams.is_empty() {
-        parts.push(teams(&status.teams));
+        parts.push(team::glance(&status.teams));
     }
     let advisories = status.networks.iter().flat_map(|network| {
         network
@@ -147,24 +179,6 @@ fn networks(networks: &[Network], ports: &[Port], leases: &[Lease]) -> String {
     finished(&table)
 }
 
-fn teams(teams: &[Team]) -> String {
-    let mut table = table(&["TEAM OF", "BALANCING", "UPLINK", "LINK", "ROLE", "IN USE"]);
-    for team in teams {
-        for uplink in &team.uplinks {
-            let in_use = if uplink.in_use { "yes" } else { "no" };
-            table.add_row([
-                &team.network,
-                &team.load_balancing,
-                &uplink.name,
-                &uplink.link,
-                &uplink.role,
-                in_use,
-            ]);
-        }
-    }
-    finished(&table)
-}
-
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
@@ -215,19 +229,51 @@ fn count(count: u64) -> String {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a time that ran is not negative, and casts saturate"
-)]
-fn uptime(seconds: f64) -> String {
-    let seconds = seconds as u64;
+/// A time that has passed or is to pass, in its two largest units.
+fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min"),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time that ran is not negative, and casts saturate"
+)]
+fn uptime(seconds: f64) -> String {
+    span(seconds as u64)
+}
+
+/// A speed in bits a second, as adapters are sold.
+fn speed(bits: u64) -> String {
+    let units = [
+        ("Tb/s", 1_000_000_000_000),
+        ("Gb/s", 1_000_000_000),
+        ("Mb/s", 1_000_000),
+        ("kb/s", 1_000),
+    ];
+    match units.into_iter().find(|(_, unit)| bits >= *unit) {
+        Some((name, unit)) => match bits % unit * 10 / unit {
+            0 => format!("{} {name}", bits / unit),
+            tenths => format!("{}.{tenths} {name}", bits / unit),
+        },
+        None => format!("{bits} b/s"),
+    }
+}
+
+/// Cuts what somebody else wrote to a length in characters.
+fn clipped(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        None => text.to_owned(),
+        Some(_) => {
+            let kept: String = text.chars().take(length.saturating_sub(1)).collect();
+            format!("{}…", kept.trim_end())
+        }
     }
 }
 
@@ -278,22 +324,12 @@ mod tests {
             mtu: 1500,
             advisories: vec!["the DHCP pool is exhausted".to_owned()],
         };
-        let uplink = super::super::show::Uplink {
-            name: "eth1".to_owned(),
-            link: "up".to_owned(),
-            role: "active".to_owned(),
-            in_use: true,
-        };
         let all = Status {
             version: "0.1.0".to_owned(),
             uptime_s: 4_000.5,
             networks: vec![network],
             ports: vec![port("web1"), port("db")],
-            teams: vec![Team {
-                network: "vmnet0".to_owned(),
-                load_balancing: "port-id".to_owned(),
-                uplinks: vec![uplink],
-            }],
+            teams: vec![team::example()],
             leases: vec![lease(None)],
         };
         let text = status(&all);
@@ -311,6 +347,7 @@ db    vmnet1   -      guest  connected  52:54:00:12:34:56  12.3M  999      5
 
 TEAM OF  BALANCING  UPLINK  LINK  ROLE    IN USE
 vmnet0   port-id    eth1    up    active  yes
+vmnet0   port-id    eth2    down  active  no
 
 ! vmnet1: the DHCP pool is exhausted";
         assert_eq!(text, expected, "\n{text}");
@@ -323,6 +360,22 @@ vmnet0   port-id    eth1    up    active  yes
             text,
             "1752485400 52:54:00:12:34:56 192.168.81.128 web1 *\n1752485400 52:54:00:12:34:56 192.168.81.128 * *"
         );
+    }
+
+    #[test]
+    fn speeds_have_the_unit_in_which_adapters_are_sold() {
+        assert_eq!(
+            [0, 10_000, 100_000_000, 2_500_000_000, 25_000_000_000].map(speed),
+            ["0 b/s", "10 kb/s", "100 Mb/s", "2.5 Gb/s", "25 Gb/s"]
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(clipped("Gi1/0/3", 7), "Gi1/0/3");
+        assert_eq!(clipped("Gi1/0/31", 7), "Gi1/0/…");
+        assert_eq!(clipped("ééé éé", 5), "ééé…");
+        assert_eq!(clipped("", 0), "");
     }
 
     #[test]

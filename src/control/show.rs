@@ -1,16 +1,23 @@
 //! What is shown: the JSON of the control socket and of `--json`, made from the plan and the engine's snapshot.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::config::team::balancing_word;
 use crate::control::plan::Plan;
+use crate::control::show::team::Team;
 use crate::control::timestamp;
 use crate::control::value::hex;
 use crate::engine::{NetworkSnapshot, PortSnapshot, Snapshot};
-use crate::ports::PortState;
+use crate::net::port::PortId;
+
+pub mod group;
+pub mod team;
+pub mod topology;
+
+#[cfg(test)]
+mod tests;
 
 /// Everything at a glance.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -77,30 +84,6 @@ pub struct Port {
     pub drops: BTreeMap<String, u64>,
 }
 
-/// A team.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Team {
-    /// Its network.
-    pub network: String,
-    /// How frames are spread over its uplinks.
-    pub load_balancing: String,
-    /// Its uplinks in their order.
-    pub uplinks: Vec<Uplink>,
-}
-
-/// An uplink of a team.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Uplink {
-    /// The adapter's name.
-    pub name: String,
-    /// `up` or `down`.
-    pub link: String,
-    /// `active`, `standby` or `unused`.
-    pub role: String,
-    /// Whether frames leave by it.
-    pub in_use: bool,
-}
-
 /// A lease.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Lease {
@@ -134,13 +117,13 @@ pub struct Address {
 }
 
 /// Returns everything at a glance.
-pub fn status(plan: &Plan, snapshot: &Snapshot, uptime: Duration) -> Status {
+pub fn status(plan: &Plan, snapshot: &Snapshot, uptime: Duration, now: Instant) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: uptime.as_secs_f64(),
         networks: networks(plan, snapshot),
         ports: ports(plan, snapshot),
-        teams: teams(plan, snapshot),
+        teams: team::teams(snapshot, now),
         leases: leases(snapshot),
     }
 }
@@ -231,38 +214,15 @@ fn port(plan: &Plan, network: &NetworkSnapshot, port: &PortSnapshot) -> Port {
     }
 }
 
-fn teams(plan: &Plan, snapshot: &Snapshot) -> Vec<Team> {
-    let teams = plan
-        .networks
-        .iter()
-        .filter_map(|network| Some((network, network.team.as_ref()?)));
-    teams
-        .map(|(network, team)| {
-            let ports = find(snapshot, &network.name).map_or(&[][..], |network| &network.ports);
-            let uplinks = team.uplinks.iter().map(|uplink| {
-                let up = ports.iter().any(|port| {
-                    port.kind == "uplink" && port.name == uplink.name && port.state == PortState::Up
-                });
-                let role = team.role(uplink);
-                Uplink {
-                    name: uplink.name.clone(),
-                    link: if up { "up" } else { "down" }.to_owned(),
-                    role: role.to_owned(),
-                    in_use: up && role == "active",
-                }
-            });
-            Team {
-                network: network.name.clone(),
-                load_balancing: balancing_word(team.policies[0].load_balancing).to_owned(),
-                uplinks: uplinks.collect(),
-            }
-        })
-        .collect()
-}
-
 fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a NetworkSnapshot> {
     snapshot
         .networks
         .iter()
         .find(|network| network.name == name)
+}
+
+/// Returns the name of a port, or its number where the port has gone.
+fn port_name(network: &NetworkSnapshot, id: PortId) -> String {
+    let port = network.ports.iter().find(|port| port.id == id);
+    port.map_or_else(|| format!("port {}", id.0), |port| port.name.clone())
 }

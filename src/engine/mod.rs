@@ -112,6 +112,8 @@ pub struct PortSnapshot {
     pub name: String,
     /// The port group's name, if it is in one.
     pub port_group: Option<String>,
+    /// The VLANs that it carries, in a few words.
+    pub vlan: String,
     /// `guest`, `uplink`, `host` or `gateway`.
     pub kind: &'static str,
     /// Whether frames flow.

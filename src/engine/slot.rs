@@ -18,6 +18,8 @@ use crate::wire::ethernet::MacAddr;
 pub(super) struct Slot {
     pub(super) name: String,
     pub(super) port_group: Option<String>,
+    /// The VLANs that it carries, in words.
+    pub(super) vlan: String,
     pub(super) kind: &'static str,
     pub(super) mac: Option<MacAddr>,
     pub(super) network: usize,
@@ -118,6 +120,7 @@ impl Slot {
         Self {
             name,
             port_group: None,
+            vlan: String::new(),
             kind,
             mac: None,
             network,
@@ -225,6 +228,7 @@ impl Slot {
             id,
             name: self.name.clone(),
             port_group: self.port_group.clone(),
+            vlan: self.vlan.clone(),
             kind: self.kind,
             state: status.state,
             mac: self.mac,

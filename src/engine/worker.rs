@@ -213,6 +213,7 @@ impl Worker {
         let index = vacant.unwrap_or(self.slots.len());
         let id = u16::try_from(index).map_err(|_| io::Error::other("more than 65536 ports"))?;
         let port = PortId(id);
+        slot.vlan = member.vlan.to_string();
         slot.port.watch(Watcher::new(self.epoll.0, u64::from(id)))?;
         self.networks[slot.network].switch.add(port, member);
         self.outbox.reserve(port);

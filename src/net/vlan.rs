@@ -7,6 +7,7 @@
 //! VLAN, and what isolated and community ports send travels under the number of their secondary VLAN, so that every
 //! switch on the way knows from which kind of port it came.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -83,6 +84,26 @@ impl FromIterator<VlanId> for VlanSet {
             set.insert(vlan);
         }
         set
+    }
+}
+
+impl fmt::Display for VlanSet {
+    /// Writes ranges and single VLANs in their order, as in `20-29,40`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut numbers = self.iter().map(VlanId::number).peekable();
+        let mut comma = "";
+        while let Some(first) = numbers.next() {
+            let mut last = first;
+            while let Some(next) = numbers.next_if(|next| *next == last + 1) {
+                last = next;
+            }
+            write!(f, "{comma}{first}")?;
+            if last != first {
+                write!(f, "-{last}")?;
+            }
+            comma = ",";
+        }
+        Ok(())
     }
 }
 
@@ -285,6 +306,39 @@ impl PortVlan {
                     || VlanId::new(number).is_some_and(|vlan| trunk.tagged.contains(vlan))
             }
             Self::Private(port) => wire == port.class().wire || wire == Domain::from(port.primary),
+        }
+    }
+}
+
+impl fmt::Display for PortVlan {
+    /// Writes it in a few words, as in `10` or `trunk 20-29,40 + untagged 10`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Untagged => f.write_str("untagged"),
+            Self::Access(vlan) => write!(f, "{}", vlan.number()),
+            Self::All => f.write_str("all"),
+            Self::Trunk(trunk) => {
+                let before = if trunk.tagged.is_empty() {
+                    f.write_str("trunk")?;
+                    " of"
+                } else {
+                    write!(f, "trunk {}", trunk.tagged)?;
+                    " +"
+                };
+                match trunk.untagged {
+                    None => Ok(()),
+                    Some(Domain::UNTAGGED) => write!(f, "{before} untagged"),
+                    Some(domain) => write!(f, "{before} untagged {}", domain.number()),
+                }
+            }
+            Self::Private(port) => {
+                write!(f, "private {} ", port.primary.number())?;
+                match port.role {
+                    PrivateRole::Promiscuous => f.write_str("promiscuous"),
+                    PrivateRole::Isolated(vlan) => write!(f, "isolated {}", vlan.number()),
+                    PrivateRole::Community(vlan) => write!(f, "community {}", vlan.number()),
+                }
+            }
         }
     }
 }
@@ -508,6 +562,32 @@ mod tests {
             assert_eq!(class.domain, domain(100));
             let action = isolated.egress(class, Tag::Tagged(Tci(vid)));
             assert_eq!(action, heard.then_some(TagAction::Strip), "{vid}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_membership_has_words() {
+        let many: Vec<u16> = (20..30).chain([40, 42, 43]).collect();
+        for (port, words) in [
+            (PortVlan::Untagged, "untagged"),
+            (PortVlan::Access(vlan(10)), "10"),
+            (PortVlan::All, "all"),
+            (trunk(&many, Some(10)), "trunk 20-29,40,42-43 + untagged 10"),
+            (trunk(&[1, 4094], Some(0)), "trunk 1,4094 + untagged"),
+            (trunk(&[7], None), "trunk 7"),
+            (trunk(&[], Some(5)), "trunk of untagged 5"),
+            (trunk(&[], None), "trunk"),
+            (private(PrivateRole::Promiscuous), "private 100 promiscuous"),
+            (
+                private(PrivateRole::Isolated(vlan(101))),
+                "private 100 isolated 101",
+            ),
+            (
+                private(PrivateRole::Community(vlan(102))),
+                "private 100 community 102",
+            ),
+        ] {
+            assert_eq!(port.to_string(), words);
         }
     }
 }
