@@ -9,7 +9,8 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -513,5 +514,48 @@ fn what_cannot_be_adopted_is_refused_in_its_own_words_and_stays() {
         ip("addr flush dev eth1 scope global");
         let error = site.adopt("eth1 --network lan").unwrap_err();
         assert!(error.contains("nothing to adopt"), "{error}");
+    });
+}
+
+#[test]
+fn whoever_may_only_look_changes_nothing() {
+    in_namespace(|| {
+        let _peer = Peer::new();
+        let site = Site::new();
+        let open = |path: &str, mode: u32| {
+            let path = site.dir.path().join(path);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        open("", 0o755);
+        open("run/vmlan.sock", 0o666);
+        // The one of the build may be where nobody else can go.
+        let binary = site.dir.path().join("vmlan");
+        std::fs::copy(assert_cmd::cargo::cargo_bin!("vmlan"), &binary).unwrap();
+        let ask = |arguments: &str| {
+            let output = Command::new(&binary)
+                .args(arguments.split_whitespace())
+                .arg("--socket")
+                .arg(site.dir.path().join("run/vmlan.sock"))
+                .uid(65534)
+                .output()
+                .unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            (output.status.code(), error)
+        };
+        assert_eq!(ask("status"), (Some(0), String::new()));
+        assert_eq!(ask("adopt"), (Some(0), String::new()), "it may look");
+        for change in [
+            "adopt eth1 --network lan",
+            "adopt --undo",
+            "uplink remove lan eth1",
+        ] {
+            let (code, error) = ask(change);
+            assert_eq!(code, Some(1), "{change}");
+            assert!(
+                error.contains("only root and the daemon's own user"),
+                "{error}"
+            );
+        }
+        all_on("eth1");
     });
 }

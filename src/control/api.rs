@@ -1,21 +1,25 @@
 //! The control socket: what the daemon shows, as JSON over HTTP.
 //!
 //! `GET` shows what is at the [`ENDPOINTS`]; [`crate::control::adopt::endpoints`] and [`crate::control::uplinks`] add what
-//! can be changed. Anything else is answered with `{"error": "…"}`. Who may ask is decided by the permissions of the socket.
+//! can be changed. Anything else is answered with `{"error": "…"}`. Who may ask is decided by the permissions of the socket;
+//! only root and the daemon's own user may change something.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use axum::serve::IncomingStream;
 use serde::Serialize;
 
 use crate::control::adopt::{self, endpoints};
@@ -100,8 +104,42 @@ impl Socket {
     /// The system refuses.
     pub async fn serve(&self, source: Arc<Source>) -> io::Result<()> {
         let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
-        axum::serve(listener, router(source)).await
+        // Our own user, as whom the socket was made.
+        let owner = std::fs::metadata(&self.path)?.uid();
+        let changes =
+            middleware::from_fn(move |peer, request, next| admit(owner, peer, request, next));
+        let service = router(source).layer(changes);
+        let service = service.into_make_service_with_connect_info::<Peer>();
+        axum::serve(listener, service).await
     }
+}
+
+/// The user at the other end of a connection, as the kernel tells.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
+        let peer = stream.io().peer_cred();
+        Self(peer.ok().map(|peer| peer.uid()))
+    }
+}
+
+/// Lets everybody look, and root and our own user change something: the group of the socket is that of the VMMs.
+async fn admit(
+    owner: u32,
+    ConnectInfo(Peer(user)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    if looks || user.is_some_and(|user| user == 0 || user == owner) {
+        return next.run(request).await;
+    }
+    refuse(
+        StatusCode::FORBIDDEN,
+        "only root and the daemon's own user may change something; run this with sudo",
+    )
 }
 
 impl Drop for Socket {
