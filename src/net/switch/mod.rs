@@ -482,9 +482,10 @@ impl Switch {
 
     #[inline]
     fn send_by(&self, uplinks: &[PortId], frame: &Passing<'_>, out: &mut Outbox) -> bool {
-        uplinks.iter().fold(false, |sent, uplink| {
-            self.deliver(*uplink, frame, out).is_ok() || sent
-        })
+        let sent = uplinks
+            .iter()
+            .filter(|uplink| self.deliver(**uplink, frame, out).is_ok());
+        sent.count() > 0
     }
 
     /// Reads a frame that the switch had kept for itself, whole: what it is told by switches outside, and who wants
