@@ -81,6 +81,14 @@ struct Passing<'a> {
     parsed: &'a Parsed,
 }
 
+/// Whether a frame of this side was on the way to somebody, even if it cannot reach them.
+const fn is_seen(passed: Result<(), DropReason>) -> bool {
+    !matches!(
+        passed,
+        Err(DropReason::StormControl | DropReason::ReservedAddress)
+    )
+}
+
 /// What kind of switch a network has.
 #[derive(Debug, Default)]
 pub struct Spec {
@@ -364,8 +372,8 @@ impl Switch {
                 None => self.forward_unknown(&frame, out),
             }
         };
-        if !self.promiscuous.is_empty() && passed.is_ok() {
-            self.mirror(&frame, out);
+        if !self.promiscuous.is_empty() && is_seen(passed) {
+            self.mirror(&frame, out, |_| true);
         }
         passed
     }
@@ -445,9 +453,11 @@ impl Switch {
 
     #[inline]
     fn send_by(&self, uplinks: &[PortId], frame: &Passing<'_>, out: &mut Outbox) -> bool {
-        uplinks.iter().fold(false, |sent, uplink| {
-            self.deliver(*uplink, frame, out).is_ok() || sent
-        })
+        let mut sent = false;
+        for uplink in uplinks {
+            sent |= self.deliver(*uplink, frame, out).is_ok();
+        }
+        sent
     }
 
     /// Reads a frame that the switch had kept for itself, whole: what it is told by switches outside, and who wants
