@@ -1,10 +1,11 @@
 //! What the switch knows about a port, as it is told.
 
+use crate::net::frame::Parsed;
 use crate::net::guard::Guards;
 use crate::net::security::Security;
 use crate::net::storm;
-use crate::net::vlan::PortVlan;
-use crate::wire::ethernet::MacAddr;
+use crate::net::vlan::{Class, Domain, PortVlan, TagAction};
+use crate::wire::ethernet::{ETHERTYPE_VLAN, MacAddr};
 
 /// What the switch knows about a port.
 #[derive(Clone, Debug, Default)]
@@ -27,4 +28,21 @@ pub struct Member {
     pub service_tags: bool,
     /// Which policy of the team says what carries it.
     pub policy: usize,
+}
+
+impl Member {
+    /// Whether the port may send a frame that has a tag behind its tag, or a service tag.
+    ///
+    /// Behind the tag that a switch takes off, another would say where the frame really goes. A priority tag is such a
+    /// one for every switch outside; only who may send in every VLAN may have one behind it.
+    pub(super) fn sends_stacked(&self, class: Class, parsed: &Parsed) -> bool {
+        let hidden = class.wire == Domain::UNTAGGED && parsed.ethertype == ETHERTYPE_VLAN;
+        self.service_tags && !(hidden && self.vlan != PortVlan::All)
+    }
+
+    /// Whether the port gets such a frame. Who reads tags would read the inner one where the outer one is taken off.
+    pub(super) fn takes_stacked(&self, action: TagAction, parsed: &Parsed) -> bool {
+        let bared = action == TagAction::Strip && parsed.ethertype == ETHERTYPE_VLAN;
+        self.service_tags && !(bared && self.vlan.is_trunk())
+    }
 }

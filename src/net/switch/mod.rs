@@ -59,7 +59,7 @@ impl Slot {
         let member = &self.member;
         match member.vlan.egress(frame.class, frame.parsed.tag) {
             Some(_) if frame.isolated && member.isolated => Err(DropReason::Isolated),
-            Some(_) if frame.parsed.stacked && !member.service_tags => {
+            Some(action) if frame.parsed.stacked && !member.takes_stacked(action, frame.parsed) => {
                 Err(DropReason::VlanNotAllowed)
             }
             Some(action) => Ok(action),
@@ -343,8 +343,7 @@ impl Switch {
             return Err(DropReason::BadSource);
         }
         let class = member.vlan.classify(parsed.tag, &self.private)?;
-        // Behind the tag that a switch takes off, another would say where the frame really goes.
-        if parsed.stacked && !member.service_tags {
+        if parsed.stacked && !member.sends_stacked(class, parsed) {
             return Err(DropReason::VlanNotAllowed);
         }
         member.guards.check(head, parsed)?;
@@ -398,7 +397,11 @@ impl Switch {
         if !own && !slot.member.security.forged_transmits {
             return Err(DropReason::ForgedSource);
         }
-        let learned = if own || slot.member.security.mac_changes {
+        let learns = own || slot.member.security.mac_changes;
+        if self.is_of_trunk(source, ingress) {
+            return Err(DropReason::SourceConflict);
+        }
+        let learned = if learns {
             self.fdb.learn(source, ingress)
         } else {
             match self.fdb.find(source) {
@@ -417,6 +420,18 @@ impl Switch {
             }
             Learned::FixedAt(_) | Learned::Full => Ok(()),
         }
+    }
+
+    /// Whether an address is that of another port of several domains, in one of which it may not have spoken yet.
+    fn is_of_trunk(&self, source: Key, ingress: PortId) -> bool {
+        let mut trunks = self.trunks.iter().filter(|trunk| **trunk != ingress);
+        trunks.any(|trunk| {
+            self.slot(*trunk).is_some_and(|slot| {
+                let member = &slot.member;
+                let number = source.domain().number();
+                slot.up && member.mac == Some(source.mac()) && member.vlan.carries_number(number)
+            })
+        })
     }
 
     #[inline]
