@@ -366,6 +366,14 @@ fn a_port_that_is_down_gets_nothing() {
 }
 
 #[test]
+fn a_port_that_is_not_up_yet_may_announce_where_its_station_is() {
+    let mut lab = Lab::new(&[("a", of(A)), ("b", untagged())]);
+    lab.set_up(PortId(0), false);
+    lab.send("a", &eth(A, MacAddr::BROADCAST)).unwrap();
+    assert_eq!(lab.reached(), ["b"]);
+}
+
+#[test]
 fn a_guest_that_uses_the_address_of_a_station_outside_does_not_cut_it_off() {
     let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
     lab.send("a", &eth(FAR, MacAddr::BROADCAST)).unwrap();

@@ -769,6 +769,42 @@ fn an_uplink_that_is_added_as_standby_takes_the_place_of_one_that_fails() {
 }
 
 #[test]
+fn an_uplink_that_is_added_goes_to_port_groups_that_follow_the_network() {
+    let own = group(policy(Explicit, &[0]));
+    let member = Member {
+        policy: 1,
+        ..guest(GUEST)
+    };
+    let mut lab = Lab::new(team(vec![policy(ByPort, &[0]), own]), 1, vec![member]);
+    lab.switch.team_mut().unwrap().assign("u1", Role::Active);
+    lab.add_uplink(1);
+    lab.link(1, true);
+    lab.link(0, false);
+    assert_eq!(lab.spread(1), [1]);
+}
+
+#[test]
+fn an_uplink_that_was_removed_takes_its_place_along() {
+    let spec = team(vec![no_failback(with_standby(
+        policy(ByPort, &[0, 1]),
+        &[2],
+    ))]);
+    let mut lab = Lab::new(spec, 3, guests(2));
+    lab.link(1, false);
+    assert_eq!(lab.spread(2), [0, 2]);
+    lab.switch
+        .remove_uplink(PortId(0), &mut OwnFrames::default());
+    lab.link(1, true);
+    assert_eq!(
+        lab.spread(2),
+        [2, 2],
+        "the standby keeps the place that it took"
+    );
+    lab.link(2, false);
+    assert_eq!(lab.spread(2), [1, 1]);
+}
+
+#[test]
 fn an_uplink_that_is_added_goes_to_no_port_group_that_chose_its_own() {
     let own = group(policy(ByPort, &[1]));
     let spec = team(vec![policy(ByPort, &[0, 1]), own]);

@@ -381,8 +381,9 @@ mod tests {
             kept,
             [16, 17, 18, 19].map(|last| Ipv4Addr::new(10, 0, 0, last))
         );
+        assert_eq!(announcer.owners.len(), ADDRESSES);
         announcer.retain(|other| other != key);
-        assert!(announcer.stations.is_empty());
+        assert!(announcer.stations.is_empty() && announcer.owners.is_empty());
     }
 
     #[test]
