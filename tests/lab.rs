@@ -2,14 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use vmlan::net::drops::DropReason;
 use vmlan::net::fdb::Fdb;
 use vmlan::net::frame::Head;
+use vmlan::net::guard::Guards;
 use vmlan::net::member::Member;
 use vmlan::net::outbox::Outbox;
 use vmlan::net::port::{OwnFrames, PortId};
+use vmlan::net::security::Security;
+use vmlan::net::storm::{self, Storm};
 use vmlan::net::switch::{Spec, Switch};
 use vmlan::net::team::load::Bytes;
 use vmlan::net::vlan::{PortVlan, VlanId};
@@ -43,6 +47,23 @@ fn of(mac: MacAddr) -> Member {
         mac: Some(mac),
         ..Member::default()
     }
+}
+
+/// A port with an address of its own and a security policy.
+fn secured(mac: MacAddr, security: Security) -> Member {
+    Member {
+        security,
+        ..of(mac)
+    }
+}
+
+/// Every security policy.
+fn policies() -> impl Iterator<Item = Security> {
+    (0..8_u8).map(|bits| Security {
+        promiscuous: bits & 1 != 0,
+        mac_changes: bits & 2 != 0,
+        forged_transmits: bits & 4 != 0,
+    })
 }
 
 fn all() -> Member {
@@ -345,6 +366,14 @@ fn a_port_that_is_down_gets_nothing() {
 }
 
 #[test]
+fn a_port_that_is_not_up_yet_may_announce_where_its_station_is() {
+    let mut lab = Lab::new(&[("a", of(A)), ("b", untagged())]);
+    lab.set_up(PortId(0), false);
+    lab.send("a", &eth(A, MacAddr::BROADCAST)).unwrap();
+    assert_eq!(lab.reached(), ["b"]);
+}
+
+#[test]
 fn a_guest_that_uses_the_address_of_a_station_outside_does_not_cut_it_off() {
     let mut lab = Lab::new(&[("a", untagged()), ("b", untagged()), ("up", uplink())]);
     lab.send("a", &eth(FAR, MacAddr::BROADCAST)).unwrap();
@@ -385,4 +414,338 @@ fn a_second_tag_cannot_be_smuggled_through_a_port_that_carries_none() {
             "who may stack tags gets stacked ones, and nobody else"
         );
     }
+}
+
+// Security.
+
+/// Another address than that of the port.
+const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
+
+#[test]
+fn a_port_may_send_from_other_addresses_with_forged_transmits_only() {
+    for policy in policies() {
+        let mut lab = Lab::new(&[("a", secured(A, policy)), ("up", uplink())]);
+        lab.send("a", &eth(A, FAR)).unwrap();
+        assert_eq!(lab.reached(), ["up"]);
+        let forged = lab.send("a", &eth(OTHER, FAR));
+        if policy.forged_transmits {
+            assert_eq!((forged, lab.reached().len()), (Ok(()), 1), "{policy:?}");
+        } else {
+            assert_eq!(forged, Err(DropReason::ForgedSource), "{policy:?}");
+            assert!(lab.reached().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_port_gets_frames_to_other_addresses_if_it_may_change_to_them_and_used_them() {
+    for policy in policies() {
+        let mut lab = Lab::new(&[("a", secured(A, policy)), ("up", uplink())]);
+        let _ = lab.send("a", &eth(OTHER, FAR));
+        lab.reached();
+        let passed = lab.send("up", &eth(FAR, OTHER));
+        let learned = policy.mac_changes && policy.forged_transmits;
+        assert_eq!(passed.is_ok(), learned, "{policy:?}");
+        let reached = lab.reached() == ["a"];
+        assert_eq!(reached, learned || policy.promiscuous, "{policy:?}");
+        assert_eq!(lab.switch.fdb_rows().len(), 1 + usize::from(learned));
+    }
+}
+
+#[test]
+fn frames_to_unknown_stations_go_to_ports_that_may_change_their_address() {
+    for policy in policies() {
+        let mut lab = Lab::new(&[("a", of(A)), ("b", secured(B, policy)), ("up", uplink())]);
+        lab.send("a", &eth(A, OTHER)).unwrap();
+        let expected = policy.mac_changes || policy.promiscuous;
+        assert_eq!(
+            lab.reached().contains(&"b".to_owned()),
+            expected,
+            "{policy:?}"
+        );
+    }
+}
+
+#[test]
+fn whatever_its_policy_a_port_cannot_take_the_address_of_another() {
+    let gateway = MacAddr([2, 0, 0, 0, 0, 0xfe]);
+    for policy in policies() {
+        let mut lab = Lab::new(&[
+            ("a", secured(A, policy)),
+            ("b", of(B)),
+            ("gateway", of(gateway)),
+            ("up", uplink()),
+        ]);
+        let reason = if policy.forged_transmits {
+            DropReason::SourceConflict
+        } else {
+            DropReason::ForgedSource
+        };
+        for taken in [B, gateway] {
+            for dst in [FAR, MacAddr::BROADCAST, B] {
+                assert_eq!(lab.send("a", &eth(taken, dst)), Err(reason), "{policy:?}");
+            }
+            assert!(lab.reached().is_empty());
+        }
+        lab.send("up", &eth(FAR, gateway)).unwrap();
+        assert!(lab.reached().contains(&"gateway".to_owned()));
+    }
+}
+
+#[test]
+fn the_address_of_a_trunk_cannot_be_taken_in_a_vlan_where_it_has_not_spoken() {
+    let trunk = Member {
+        mac: Some(A),
+        ..all()
+    };
+    let mut lab = Lab::new(&[("trunk", trunk), ("ten", access(10)), ("up", uplink())]);
+    assert_eq!(
+        lab.send("ten", &eth(A, MacAddr::BROADCAST)),
+        Err(DropReason::SourceConflict)
+    );
+    lab.send("up", &tagged(FAR, A, 10)).unwrap();
+    assert_eq!(lab.reached(), ["trunk"]);
+    lab.set_up(PortId(0), false);
+    lab.send("ten", &eth(A, MacAddr::BROADCAST)).unwrap();
+}
+
+#[test]
+fn a_promiscuous_port_sees_exactly_the_frames_of_its_vlan() {
+    let sees = Security {
+        promiscuous: true,
+        ..Security::default()
+    };
+    let in_ten = |mac| Member {
+        mac: Some(mac),
+        ..access(10)
+    };
+    let mut lab = Lab::new(&[
+        ("a", in_ten(A)),
+        ("b", in_ten(B)),
+        ("twenty", access(20)),
+        (
+            "sees",
+            Member {
+                security: sees,
+                ..in_ten(C)
+            },
+        ),
+        ("up", uplink()),
+    ]);
+    for (from, frame, seen) in [
+        ("a", eth(A, B), true),
+        ("a", eth(A, FAR), true),
+        ("a", eth(A, MacAddr::BROADCAST), true),
+        ("a", eth(A, MacAddr([3, 0, 0, 0, 0, 1])), true),
+        ("up", tagged(FAR, B, 10), true),
+        ("up", tagged(FAR, OTHER, 10), true),
+        ("up", tagged(FAR, MacAddr::BROADCAST, 10), true),
+        ("a", eth(A, MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e])), false),
+        ("a", eth(OTHER, B), false),
+        ("up", tagged(FAR, B, 20), false),
+        ("up", tagged(B, A, 10), false),
+        ("twenty", eth(OTHER, B), false),
+        ("twenty", eth(OTHER, MacAddr::BROADCAST), false),
+    ] {
+        let _ = lab.send(from, &frame);
+        let expected: &[_] = if seen { &[eth_of(&frame)] } else { &[] };
+        assert_eq!(lab.received("sees"), expected, "from {from}: {frame:x?}");
+        lab.reached();
+    }
+}
+
+/// A frame without its tag.
+fn eth_of(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12..14] == [0x81, 0] {
+        frame.drain(12..16);
+    }
+    frame
+}
+
+#[test]
+fn a_promiscuous_port_sees_frames_that_cannot_reach_whom_they_are_for() {
+    let sees = Security {
+        promiscuous: true,
+        ..Security::default()
+    };
+    let mut lab = Lab::new(&[
+        ("a", of(A)),
+        ("b", of(B)),
+        ("sees", secured(C, sees)),
+        ("up", uplink()),
+    ]);
+    lab.set_up(PortId(1), false);
+    lab.set_up(PortId(3), false);
+    assert_eq!(lab.send("a", &eth(A, B)), Err(DropReason::PortDown));
+    assert_eq!(lab.reached(), ["sees"]);
+    assert_eq!(lab.send("a", &eth(A, FAR)), Err(DropReason::NoUplink));
+    assert_eq!(lab.reached(), ["sees"]);
+}
+
+#[test]
+fn a_promiscuous_port_that_is_isolated_sees_nothing_of_others_that_are() {
+    let sees = Security {
+        promiscuous: true,
+        ..Security::default()
+    };
+    let isolated = |member| Member {
+        isolated: true,
+        ..member
+    };
+    let mut lab = Lab::new(&[
+        ("a", isolated(of(A))),
+        ("b", of(B)),
+        ("sees", isolated(secured(C, sees))),
+    ]);
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["b"]);
+    lab.send("b", &eth(B, A)).unwrap();
+    assert_eq!(lab.reached(), ["a", "sees"]);
+    assert_eq!(lab.send("a", &eth(A, C)), Err(DropReason::Isolated));
+}
+
+// Guards and storms.
+
+/// A UDP packet over IPv4.
+fn udp(from: u16, to: u16) -> Vec<u8> {
+    let mut packet = vec![0; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[9] = 17;
+    packet[20..22].copy_from_slice(&from.to_be_bytes());
+    packet[22..24].copy_from_slice(&to.to_be_bytes());
+    emit(MacAddr::BROADCAST, A, ETHERTYPE_IPV4, &packet)
+}
+
+fn router_advertisement() -> Vec<u8> {
+    let mut packet = vec![0; 56];
+    packet[0] = 0x60;
+    packet[5] = 16;
+    packet[6] = 58;
+    packet[40] = 134;
+    emit(MacAddr([0x33, 0x33, 0, 0, 0, 1]), A, 0x86dd, &packet)
+}
+
+#[test]
+fn a_guarded_port_is_no_dhcp_server_and_no_router_and_what_it_may_not_send_teaches_nothing() {
+    let both = Guards {
+        dhcp_server: true,
+        router_advertisement: true,
+    };
+    for (guards, dhcp, router) in [
+        (Guards::OFF, Ok(()), Ok(())),
+        (both, Err(DropReason::DhcpGuard), Err(DropReason::RaGuard)),
+    ] {
+        for (frame, expected) in [
+            (udp(67, 68), dhcp),
+            (router_advertisement(), router),
+            (udp(68, 67), Ok(())),
+        ] {
+            let guarded = Member {
+                guards,
+                ..untagged()
+            };
+            let mut lab = Lab::new(&[("a", guarded), ("b", untagged()), ("up", uplink())]);
+            assert_eq!(lab.send("a", &frame), expected);
+            let reached = if expected.is_ok() { 2 } else { 0 };
+            assert_eq!(lab.reached().len(), reached);
+            assert_eq!(lab.switch.fdb_rows().is_empty(), expected.is_err());
+            assert_eq!(lab.send("up", &frame), Ok(()), "the outside is not guarded");
+        }
+    }
+}
+
+#[test]
+fn a_storm_is_cut_off_by_its_kind_and_the_rest_passes() {
+    let rate = NonZeroU32::new(10);
+    let none = storm::Limits::default();
+    let (group, known) = (MacAddr([3, 0, 0, 0, 0, 1]), B);
+    for (limits, stormy) in [
+        (
+            storm::Limits {
+                broadcast: rate,
+                ..none
+            },
+            MacAddr::BROADCAST,
+        ),
+        (
+            storm::Limits {
+                multicast: rate,
+                ..none
+            },
+            group,
+        ),
+        (
+            storm::Limits {
+                unknown_unicast: rate,
+                ..none
+            },
+            FAR,
+        ),
+    ] {
+        let limited = Member {
+            storm: limits,
+            ..of(A)
+        };
+        let mut lab = Lab::new(&[("a", limited), ("b", of(B)), ("up", uplink())]);
+        for dst in [MacAddr::BROADCAST, group, FAR, known] {
+            let passed = (0..50)
+                .filter(|_| lab.send("a", &eth(A, dst)).is_ok())
+                .count();
+            let burst = usize::try_from(Storm::LEAST_BURST).unwrap();
+            assert_eq!(passed, if dst == stormy { burst } else { 50 }, "{dst}");
+        }
+        lab.reached();
+        assert_eq!(
+            lab.send("a", &eth(A, stormy)),
+            Err(DropReason::StormControl)
+        );
+        assert!(lab.reached().is_empty());
+        lab.advance(Duration::from_secs(1));
+        assert_eq!(lab.send("a", &eth(A, stormy)), Ok(()));
+    }
+}
+
+#[test]
+fn a_guest_whose_address_nobody_typed_is_held_to_the_first_one_that_it_uses() {
+    let suggested = Member {
+        takes_first: true,
+        ..of(A)
+    };
+    let mut lab = Lab::new(&[("a", suggested), ("b", of(B)), ("c", untagged())]);
+    lab.send("c", &eth(C, A)).unwrap();
+    assert_eq!(
+        lab.reached(),
+        ["a"],
+        "until it speaks it has what it was told"
+    );
+    assert_eq!(
+        lab.send("a", &eth(B, C)),
+        Err(DropReason::ForgedSource),
+        "another's it cannot take"
+    );
+    let a = lab.id("a");
+    lab.set_up(a, false);
+    lab.set_up(a, true);
+    lab.send("a", &eth(FAR, MacAddr::BROADCAST)).unwrap();
+    lab.reached();
+    lab.send("c", &eth(C, FAR)).unwrap();
+    assert_eq!(lab.reached(), ["a"]);
+    for other in [A, C] {
+        assert_eq!(
+            lab.send("a", &eth(other, B)),
+            Err(DropReason::ForgedSource),
+            "it has chosen"
+        );
+    }
+    assert_eq!(lab.switch.address(a), Some(FAR));
+    lab.set_up(a, false);
+    lab.set_up(a, true);
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(
+        lab.switch.address(a),
+        Some(A),
+        "another VMM may choose anew"
+    );
 }

@@ -21,7 +21,6 @@ pub(super) struct Slot {
     /// The VLANs that it carries, in words.
     pub(super) vlan: String,
     pub(super) kind: &'static str,
-    pub(super) mac: Option<MacAddr>,
     pub(super) network: usize,
     pub(super) port: Box<dyn Port>,
     pub(super) answers: bool,
@@ -122,7 +121,6 @@ impl Slot {
             port_group: None,
             vlan: String::new(),
             kind,
-            mac: None,
             network,
             answers: port.answers(),
             poll_time: port.poll_time(),
@@ -222,7 +220,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn snapshot(&self, id: PortId) -> PortSnapshot {
+    pub(super) fn snapshot(&self, id: PortId, mac: Option<MacAddr>) -> PortSnapshot {
         let status = self.port.status();
         PortSnapshot {
             id,
@@ -231,7 +229,7 @@ impl Slot {
             vlan: self.vlan.clone(),
             kind: self.kind,
             state: status.state,
-            mac: self.mac,
+            mac,
             features: status.features,
             ingress: self.ingress,
             egress: self.egress,

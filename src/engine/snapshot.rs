@@ -79,7 +79,7 @@ impl Worker {
                     .map(PortId)
                     .zip(&self.slots)
                     .filter(|(_, slot)| slot.network == index)
-                    .map(|(id, slot)| slot.snapshot(id))
+                    .map(|(id, slot)| slot.snapshot(id, network.switch.address(id)))
                     .collect(),
                 team: network.switch.team().map(|team| team.view(now.instant)),
                 groups: network.switch.group_rows(),

@@ -171,7 +171,6 @@ impl Worker {
             let slot = Slot::new(member.name, member.port.kind(), index, port, now.instant);
             let slot = Slot {
                 port_group: member.port_group,
-                mac: member.member.mac,
                 follow_uplinks: member.follow_uplinks,
                 ..slot
             };
@@ -192,10 +191,6 @@ impl Worker {
                 Box::new(port),
                 now.instant,
             );
-            let slot = Slot {
-                mac: Some(mac),
-                ..slot
-            };
             self.add(
                 slot,
                 Member {

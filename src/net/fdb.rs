@@ -127,6 +127,14 @@ impl Fdb {
         self.generation += 1;
     }
 
+    /// Unties an address from a port.
+    pub fn unfix(&mut self, key: Key, port: PortId) {
+        if self.find(key) == Some((port, true)) {
+            self.entries.remove(&key);
+            self.generation += 1;
+        }
+    }
+
     /// Returns the port behind which an address is.
     #[inline]
     pub fn lookup(&self, key: Key) -> Option<PortId> {
@@ -148,6 +156,7 @@ impl Fdb {
                 Some(_) => {}
             }
             self.remove(key);
+            self.generation += 1;
         }
         let count = self.learned.entry(port).or_insert(0);
         if self.entries.len() >= Self::LIMIT || *count >= Self::PORT_LIMIT {
@@ -340,6 +349,19 @@ mod tests {
         fdb.sweep();
         assert_eq!(fdb.rows().len(), 1);
         assert_eq!(fdb.learn(key(1 << 20), A), Learned::Here);
+    }
+
+    #[test]
+    fn an_address_that_moves_to_a_port_that_has_no_room_is_seen_to_have_gone() {
+        let mut fdb = Fdb::new(Instant::now());
+        for number in 0..u64::from(Fdb::PORT_LIMIT) {
+            fdb.learn(key(number), A);
+        }
+        fdb.learn(key(1 << 20), B);
+        let before = fdb.generation();
+        assert_eq!(fdb.learn(key(1 << 20), A), Learned::Full);
+        assert_eq!(fdb.lookup(key(1 << 20)), None);
+        assert_ne!(fdb.generation(), before);
     }
 
     #[test]

@@ -157,6 +157,7 @@ fn host_adapter(tap: tap::Spec, group: Option<&PortGroup>) -> NetworkPort {
 fn guest(vm: &Vm, network: &Network, mac: MacAddr) -> NetworkPort {
     let member = Member {
         mac: Some(mac),
+        takes_first: vm.mac.is_none(),
         security: vm.security,
         guards: vm.guards,
         ..Member::default()

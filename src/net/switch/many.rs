@@ -8,6 +8,15 @@ use crate::net::port::PortId;
 use crate::net::storm;
 use crate::wire::ethernet::MacAddr;
 
+/// Where per-VLAN spanning tree is sent to.
+const PVST: MacAddr = MacAddr([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd]);
+
+/// Whether frames to this address are for the next switch only, and not for stations.
+#[inline]
+pub(super) fn is_between_switches(dst: MacAddr) -> bool {
+    dst.is_reserved() || dst == MacAddr::CDP || dst == PVST
+}
+
 impl Switch {
     /// Carries a frame of this side to a group.
     pub(super) fn forward_group(
@@ -16,7 +25,7 @@ impl Switch {
         out: &mut Outbox,
     ) -> Result<(), DropReason> {
         let dst = frame.parsed.dst;
-        if dst.is_reserved() {
+        if is_between_switches(dst) {
             return Err(DropReason::ReservedAddress);
         }
         let kind = if dst == MacAddr::BROADCAST {
@@ -132,11 +141,16 @@ impl Switch {
         }
     }
 
-    /// Shows a frame to the ports that get everything.
+    /// Shows a frame to those of the ports that get everything that `wanted` admits.
     #[cold]
-    pub(super) fn mirror(&self, frame: &Passing<'_>, out: &mut Outbox) {
+    pub(super) fn mirror(
+        &self,
+        frame: &Passing<'_>,
+        out: &mut Outbox,
+        wanted: impl Fn(PortId) -> bool,
+    ) {
         for port in &self.promiscuous {
-            if *port != frame.ingress && !out.has(*port, frame.number) {
+            if *port != frame.ingress && !out.has(*port, frame.number) && wanted(*port) {
                 // What it may not see, it does not.
                 let _ = self.deliver(*port, frame, out);
             }

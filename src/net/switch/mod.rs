@@ -16,7 +16,7 @@
 use std::time::Instant;
 
 use crate::net::drops::DropReason;
-use crate::net::fdb::{Fdb, FdbRow, Key, Learned};
+use crate::net::fdb::{Fdb, FdbRow, Key};
 use crate::net::frame::{Head, Parsed};
 use crate::net::member::Member;
 use crate::net::multicast::{GroupRow, Groups};
@@ -26,58 +26,17 @@ use crate::net::storm::{self, Storm};
 use crate::net::team::announce::Station;
 use crate::net::team::load::Bytes;
 use crate::net::team::{Carrier, Team};
-use crate::net::vlan::{Class, Domain, PortVlan, PrivateVlans, Tag, TagAction};
+use crate::net::vlan::{Class, Domain, PortVlan, PrivateVlans, Tag};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::virtio_net::VirtioNetHeader;
 
+use self::gate::Gate;
 use self::outside::Conflicts;
 
+mod admit;
+mod gate;
 mod many;
 mod outside;
-
-/// What of a port decides on frames that leave through it. Small and close together, since floods look at all of them.
-#[derive(Clone, Debug)]
-struct Gate {
-    vlan: PortVlan,
-    up: bool,
-    uplink: bool,
-    isolated: bool,
-    service_tags: bool,
-}
-
-impl Gate {
-    /// Where no port is.
-    const SHUT: Self = Self {
-        vlan: PortVlan::Untagged,
-        up: false,
-        uplink: false,
-        isolated: false,
-        service_tags: false,
-    };
-
-    /// What becomes of a frame's tag on the way out of this port, if the frame may leave by it.
-    #[inline]
-    fn passes(&self, frame: &Passing<'_>) -> Option<TagAction> {
-        let action = self.vlan.egress(frame.class, frame.parsed.tag)?;
-        let kept = frame.isolated & self.isolated | frame.parsed.stacked & !self.service_tags;
-        (self.up & !kept).then_some(action)
-    }
-
-    /// Why a frame may not leave by this port.
-    #[cold]
-    fn reason(&self, frame: &Passing<'_>) -> DropReason {
-        let carried = self.vlan.egress(frame.class, frame.parsed.tag).is_some();
-        if !self.up {
-            DropReason::PortDown
-        } else if !carried && matches!(self.vlan, PortVlan::Private(_))
-            || carried && frame.isolated && self.isolated
-        {
-            DropReason::Isolated
-        } else {
-            DropReason::VlanNotAllowed
-        }
-    }
-}
 
 /// What of a port decides on frames that it brings.
 #[derive(Debug)]
@@ -85,6 +44,8 @@ struct Slot {
     member: Member,
     /// The last source that needed no more learning, and the table's second and generation then.
     fresh: Option<(Key, u32, u64)>,
+    /// Whether a frame came since the port is up.
+    has_spoken: bool,
     storm: Option<Box<Storm>>,
 }
 
@@ -105,6 +66,14 @@ struct Passing<'a> {
     isolated: bool,
     head: &'a Head,
     parsed: &'a Parsed,
+}
+
+/// Whether a frame of this side was on the way to somebody, even if it cannot reach them.
+const fn is_seen(passed: Result<(), DropReason>) -> bool {
+    !matches!(
+        passed,
+        Err(DropReason::StormControl | DropReason::ReservedAddress)
+    )
 }
 
 /// What kind of switch a network has.
@@ -199,6 +168,7 @@ impl Switch {
         };
         self.slots[port.index()] = Some(Slot {
             fresh: None,
+            has_spoken: false,
             storm: limited.then(|| Box::new(Storm::new(member.storm, self.now))),
             member,
         });
@@ -248,6 +218,7 @@ impl Switch {
         }
         gate.up = up;
         slot.fresh = None;
+        slot.has_spoken = false;
         let uplink = slot.member.uplink;
         self.fdb.forget(port);
         if let Some(groups) = &mut self.groups {
@@ -264,6 +235,11 @@ impl Switch {
             None => {}
         }
         self.settle(own);
+    }
+
+    /// The address that belongs to a port, if one does.
+    pub fn address(&self, port: PortId) -> Option<MacAddr> {
+        self.slot(port).and_then(|slot| slot.member.mac)
     }
 
     /// Whether some uplink can carry a port; always so where there is no team.
@@ -372,8 +348,7 @@ impl Switch {
             return Err(DropReason::BadSource);
         }
         let class = member.vlan.classify(parsed.tag, &self.private)?;
-        // Behind the tag that a switch takes off, another would say where the frame really goes.
-        if parsed.stacked && !member.service_tags {
+        if parsed.stacked && !member.sends_stacked(class, parsed) {
             return Err(DropReason::VlanNotAllowed);
         }
         member.guards.check(head, parsed)?;
@@ -401,8 +376,8 @@ impl Switch {
                 None => self.forward_unknown(&frame, out),
             }
         };
-        if !self.promiscuous.is_empty() && passed.is_ok() {
-            self.mirror(&frame, out);
+        if !self.promiscuous.is_empty() && is_seen(passed) {
+            self.mirror(&frame, out, |_| true);
         }
         passed
     }
@@ -416,36 +391,6 @@ impl Switch {
         let port = self.fdb.lookup(key);
         self.recent = (key, port, self.fdb.generation(), self.fdb.second());
         port
-    }
-
-    /// Checks that a port may send from an address, and learns it.
-    fn admit(&mut self, ingress: PortId, source: Key) -> Result<(), DropReason> {
-        let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
-            return Ok(());
-        };
-        let own = slot.member.mac.is_none_or(|mac| mac == source.mac());
-        if !own && !slot.member.security.forged_transmits {
-            return Err(DropReason::ForgedSource);
-        }
-        let learned = if own || slot.member.security.mac_changes {
-            self.fdb.learn(source, ingress)
-        } else {
-            match self.fdb.find(source) {
-                Some((port, true)) if port != ingress => Learned::FixedAt(port),
-                Some(_) | None => Learned::Full,
-            }
-        };
-        match learned {
-            Learned::FixedAt(port) if self.is_up(port) => Err(DropReason::SourceConflict),
-            Learned::Here => {
-                let (second, generation) = (self.fdb.second(), self.fdb.generation());
-                if let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) {
-                    slot.fresh = Some((source, second, generation));
-                }
-                Ok(())
-            }
-            Learned::FixedAt(_) | Learned::Full => Ok(()),
-        }
     }
 
     #[inline]
@@ -482,10 +427,11 @@ impl Switch {
 
     #[inline]
     fn send_by(&self, uplinks: &[PortId], frame: &Passing<'_>, out: &mut Outbox) -> bool {
-        let sent = uplinks
-            .iter()
-            .filter(|uplink| self.deliver(**uplink, frame, out).is_ok());
-        sent.count() > 0
+        let mut sent = false;
+        for uplink in uplinks {
+            sent |= self.deliver(*uplink, frame, out).is_ok();
+        }
+        sent
     }
 
     /// Reads a frame that the switch had kept for itself, whole: what it is told by switches outside, and who wants

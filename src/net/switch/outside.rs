@@ -13,14 +13,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::many::is_between_switches;
 use super::{Passing, Switch};
 use crate::net::drops::DropReason;
 use crate::net::fdb::Key;
 use crate::net::frame::{Head, Parsed};
 use crate::net::outbox::Outbox;
 use crate::net::port::PortId;
-use crate::net::vlan::PortVlan;
-use crate::wire::ethernet::MacAddr;
+use crate::net::vlan::{PortVlan, Tag};
+use crate::wire::ethernet::{MacAddr, Tci};
 
 /// How many conflicts are kept.
 const KEPT: usize = 16;
@@ -50,7 +51,8 @@ pub(super) struct Conflicts(Vec<Conflict>);
 impl Conflicts {
     fn note(&mut self, mac: MacAddr, port: PortId, uplink: PortId, now: Instant) {
         if let Some(known) = self.0.iter_mut().find(|known| known.mac == mac) {
-            known.frames += 1;
+            let over = now.saturating_duration_since(known.last) >= OVER;
+            known.frames = if over { 1 } else { known.frames + 1 };
             (known.port, known.uplink, known.last) = (port, uplink, now);
             return;
         }
@@ -91,7 +93,7 @@ impl Switch {
         if !parsed.src.is_station() {
             return Err(DropReason::BadSource);
         }
-        if parsed.dst.is_reserved() {
+        if is_between_switches(parsed.dst) {
             return Err(DropReason::ReservedAddress);
         }
         let class = PortVlan::All.classify(parsed.tag, &self.private)?;
@@ -99,6 +101,9 @@ impl Switch {
             team.see(ingress, class.wire);
         }
         self.admit_from_outside(ingress, Key::new(class.domain, parsed.src))?;
+        if let Some(team) = &mut self.team {
+            team.observe_outside(class.domain, head, parsed);
+        }
         let frame = Passing {
             ingress,
             number,
@@ -118,8 +123,13 @@ impl Switch {
                 None => self.deliver_to_trunk(&frame, out),
             }
         };
-        if !self.promiscuous.is_empty() && passed != Err(DropReason::ReverseFilter) {
-            self.mirror(&frame, out);
+        let group = parsed.dst.is_group();
+        if !self.promiscuous.is_empty() && (group || passed != Err(DropReason::ReverseFilter)) {
+            // What one port gets comes by its uplink alone; what a switch outside floods comes by each.
+            let single = passed.is_ok() && !group;
+            self.mirror(&frame, out, |port| {
+                single || self.admits(ingress, port, None)
+            });
         }
         passed
     }
@@ -215,11 +225,15 @@ impl Switch {
 
     /// The VLANs, by number, whose frames come in by some uplink and that no port of this side carries.
     pub fn unused_vlans(&self) -> Option<String> {
-        let carried = |vlan: u16| {
-            self.members.iter().any(|port| {
-                self.slot(*port)
-                    .is_some_and(|slot| slot.member.vlan.carries_number(vlan))
-            })
+        let carried = |number: u16| {
+            let tag = Tag::Tagged(Tci(number));
+            let class = PortVlan::All.classify(tag, &self.private).ok();
+            let hears =
+                |port: &PortVlan| class.is_some_and(|class| port.egress(class, tag).is_some());
+            let vlans = self.members.iter().filter_map(|port| self.slot(*port));
+            vlans
+                .map(|slot| &slot.member.vlan)
+                .any(|vlan| vlan.carries_number(number) || hears(vlan))
         };
         self.team.as_ref()?.unused_vlans(carried)
     }

@@ -7,9 +7,10 @@
 //! addresses were seen, by a gratuitous ARP and an unsolicited neighbour advertisement, which its neighbours understand too.
 //!
 //! IP addresses are taken from what stations say of themselves in ARP and neighbour discovery; a few of each kind are kept a
-//! station. What is announced at once is limited: beyond [`PENDING`] stations, the next frame of each says where it is.
+//! station. An address that another station said it has later, on this side or outside, is not announced
+//! any more: it was taken over. What is announced at once is limited: beyond [`PENDING`] stations, the next frame of each says where it is.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
@@ -18,6 +19,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::net::fdb::Key;
 use crate::net::frame::{Head, Parsed};
 use crate::net::port::{OwnFrames, PortId};
+use crate::net::team::Carrier;
 use crate::net::vlan::Domain;
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV6, MacAddr, Tci};
@@ -75,6 +77,8 @@ pub struct Announcer {
     /// When the first of them is due.
     next: Option<Instant>,
     stations: HashMap<Key, Addresses, RandomState>,
+    /// Who said last that an address is its own; only of addresses that are kept.
+    owners: HashMap<(Domain, IpAddr), MacAddr, RandomState>,
 }
 
 impl Announcer {
@@ -104,11 +108,11 @@ impl Announcer {
         self.next
     }
 
-    /// Says what is due, by the uplink that `carrier` names for a station.
-    pub fn handle_timeout(
+    /// Says what is due, by the uplinks that `carrier` names for a station.
+    pub fn handle_timeout<'a>(
         &mut self,
         now: Instant,
-        carrier: impl Fn(&Station) -> Option<PortId>,
+        carrier: impl Fn(&Station) -> Carrier<'a>,
         out: &mut OwnFrames,
     ) {
         if self.next.is_none_or(|next| next > now) {
@@ -130,13 +134,10 @@ impl Announcer {
                     return true;
                 }
                 room -= 1;
-                if let Some(uplink) = carrier(station) {
-                    for mut frame in self.frames(station) {
-                        if station.wire != Domain::UNTAGGED {
-                            ethernet::insert_tag(&mut frame, Tci(station.wire.number()));
-                        }
-                        out.send(uplink, frame);
-                    }
+                match carrier(station) {
+                    Carrier::One(uplink) => self.say(station, &[uplink], out),
+                    Carrier::Each(uplinks) => self.say(station, uplinks, out),
+                    Carrier::Nobody => {}
                 }
                 *due = now + if *round == 0 { FIRST_PAUSE } else { PAUSE };
                 *round += 1;
@@ -151,52 +152,68 @@ impl Announcer {
         self.next = self.pending.iter().map(|pending| pending.due).min();
     }
 
+    fn say(&self, station: &Station, uplinks: &[PortId], out: &mut OwnFrames) {
+        for mut frame in self.frames(station) {
+            if station.wire != Domain::UNTAGGED {
+                ethernet::insert_tag(&mut frame, Tci(station.wire.number()));
+            }
+            for uplink in uplinks {
+                out.send(*uplink, frame.clone());
+            }
+        }
+    }
+
     fn frames(&self, station: &Station) -> Vec<Vec<u8>> {
         let mut frames = vec![Arp::announcement(station.mac)];
         if let Some(known) = self.stations.get(&Key::new(station.domain, station.mac)) {
             let (mac, router) = (station.mac, known.router);
-            frames.extend(known.ipv4.iter().map(|ip| Arp::gratuitous(mac, *ip)));
-            frames.extend(
-                known
-                    .ipv6
-                    .iter()
-                    .map(|ip| nd::unsolicited(mac, *ip, router)),
-            );
+            let owns = |ip: IpAddr| self.owners.get(&(station.domain, ip)) == Some(&mac);
+            let ipv4 = known.ipv4.iter().filter(|ip| owns((**ip).into()));
+            frames.extend(ipv4.map(|ip| Arp::gratuitous(mac, *ip)));
+            let ipv6 = known.ipv6.iter().filter(|ip| owns((**ip).into()));
+            frames.extend(ipv6.map(|ip| nd::unsolicited(mac, *ip, router)));
         }
         frames
     }
 
-    /// Notes which IP address a station says it has. Only for frames from this side.
+    /// Notes which IP address a station of this side says it has.
     pub fn observe(&mut self, domain: Domain, head: &Head, parsed: &Parsed) {
-        let payload = head.bytes().get(parsed.payload_at()..).unwrap_or_default();
-        match parsed.ethertype {
-            ETHERTYPE_ARP => {
-                if let Some(arp) = Arp::parse(payload)
-                    && arp.sender_mac == parsed.src
-                    && !arp.sender_ip.is_unspecified()
-                    && !arp.sender_ip.is_broadcast()
-                    && !arp.sender_ip.is_multicast()
-                    && !arp.sender_ip.is_loopback()
-                    && let Some(known) = self.station(domain, parsed.src)
-                {
-                    keep(&mut known.ipv4, arp.sender_ip);
-                }
-            }
-            ETHERTYPE_IPV6 => {
-                if let Some(claim) = Claim::parse(payload)
-                    && let Some(known) = self.station(domain, parsed.src)
-                {
-                    keep(&mut known.ipv6, claim.ip);
-                    known.router = claim.router.unwrap_or(known.router);
-                }
-            }
-            _ => {}
+        let Some((ip, router)) = told(head, parsed) else {
+            return;
+        };
+        let Some(known) = self.station(domain, parsed.src) else {
+            return;
+        };
+        let dropped = match ip {
+            IpAddr::V4(ip) => keep(&mut known.ipv4, ip).map(IpAddr::V4),
+            IpAddr::V6(ip) => keep(&mut known.ipv6, ip).map(IpAddr::V6),
+        };
+        known.router = router.unwrap_or(known.router);
+        if let Some(dropped) = dropped {
+            self.disown(domain, dropped, parsed.src);
+        }
+        self.owners.insert((domain, ip), parsed.src);
+    }
+
+    /// Notes that a station outside says it has an IP address: none of this side has it any more.
+    pub fn observe_outside(&mut self, domain: Domain, head: &Head, parsed: &Parsed) {
+        if let Some((ip, _)) = told(head, parsed) {
+            self.owners.remove(&(domain, ip));
         }
     }
 
     /// Forgets what stations said of themselves that are not known any more.
     pub fn retain(&mut self, known: impl Fn(Key) -> bool) {
         self.stations.retain(|key, _| known(*key));
+        let stations = &self.stations;
+        self.owners
+            .retain(|(domain, _), mac| stations.contains_key(&Key::new(*domain, *mac)));
+    }
+
+    fn disown(&mut self, domain: Domain, ip: IpAddr, mac: MacAddr) {
+        if self.owners.get(&(domain, ip)) == Some(&mac) {
+            self.owners.remove(&(domain, ip));
+        }
     }
 
     fn station(&mut self, domain: Domain, mac: MacAddr) -> Option<&mut Addresses> {
@@ -220,16 +237,36 @@ impl Announcer {
     }
 }
 
-/// Puts an address at the end of the few that are kept; the one that was seen longest ago makes room.
-fn keep<T: PartialEq>(addresses: &mut Vec<T>, address: T) {
+/// Which IP address a frame's sender says it has, and of IPv6, whether it says that it is a router.
+fn told(head: &Head, parsed: &Parsed) -> Option<(IpAddr, Option<bool>)> {
+    let payload = head.bytes().get(parsed.payload_at()..)?;
+    match parsed.ethertype {
+        ETHERTYPE_ARP => {
+            let Arp {
+                sender_mac,
+                sender_ip: ip,
+                ..
+            } = Arp::parse(payload)?;
+            let plausible = !ip.is_unspecified()
+                && !ip.is_broadcast()
+                && !ip.is_multicast()
+                && !ip.is_loopback();
+            (sender_mac == parsed.src && plausible).then_some((ip.into(), None))
+        }
+        ETHERTYPE_IPV6 => Claim::parse(payload).map(|claim| (claim.ip.into(), claim.router)),
+        _ => None,
+    }
+}
+
+/// Puts an address at the end of the few that are kept; the one that was seen longest ago makes room, and is returned.
+fn keep<T: PartialEq>(addresses: &mut Vec<T>, address: T) -> Option<T> {
     if addresses.last() == Some(&address) {
-        return;
+        return None;
     }
     addresses.retain(|other| *other != address);
-    if addresses.len() >= ADDRESSES {
-        addresses.remove(0);
-    }
+    let dropped = (addresses.len() >= ADDRESSES).then(|| addresses.remove(0));
     addresses.push(address);
+    dropped
 }
 
 #[cfg(test)]
@@ -267,7 +304,7 @@ mod tests {
         let mut said = Vec::new();
         while let Some(at) = announcer.poll_timeout() {
             let mut out = OwnFrames::default();
-            announcer.handle_timeout(at, |_| Some(UPLINK), &mut out);
+            announcer.handle_timeout(at, |_| Carrier::One(UPLINK), &mut out);
             said.extend(
                 out.frames
                     .into_iter()
@@ -344,8 +381,9 @@ mod tests {
             kept,
             [16, 17, 18, 19].map(|last| Ipv4Addr::new(10, 0, 0, last))
         );
+        assert_eq!(announcer.owners.len(), ADDRESSES);
         announcer.retain(|other| other != key);
-        assert!(announcer.stations.is_empty());
+        assert!(announcer.stations.is_empty() && announcer.owners.is_empty());
     }
 
     #[test]
@@ -360,7 +398,7 @@ mod tests {
             .collect();
         announcer.announce(&many, start);
         let mut out = OwnFrames::default();
-        announcer.handle_timeout(start, |_| Some(UPLINK), &mut out);
+        announcer.handle_timeout(start, |_| Carrier::One(UPLINK), &mut out);
         assert_eq!(out.frames.len(), AT_ONCE);
         assert_eq!(
             out.frames.len() + said(&mut announcer, start).len(),
@@ -374,7 +412,7 @@ mod tests {
         let mut announcer = Announcer::default();
         announcer.announce(&[station(1, 0)], start);
         let mut out = OwnFrames::default();
-        announcer.handle_timeout(start, |_| None, &mut out);
+        announcer.handle_timeout(start, |_| Carrier::Nobody, &mut out);
         assert_eq!(out.frames.len(), 0);
         announcer.forget(PortId(9));
         assert_eq!(announcer.poll_timeout(), None);

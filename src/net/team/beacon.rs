@@ -48,6 +48,8 @@ struct Hearing {
     heard: bool,
     last: Instant,
     streak: u32,
+    /// Of the last beacon; copies of it tell nothing.
+    sequence: Option<u32>,
 }
 
 /// The beacons of one team.
@@ -124,6 +126,7 @@ impl Beacons {
             heard: others.len() < 2 || now < self.start + INTERVAL * MISSED,
             last: now,
             streak: 0,
+            sequence: None,
         };
         for other in others {
             self.hearings.insert((port, other), hearing);
@@ -143,7 +146,9 @@ impl Beacons {
             .map(|(from, _)| *from);
         if let Some(from) = from
             && let Some(hearing) = self.hearings.get_mut(&(port, from))
+            && hearing.sequence != Some(beacon.sequence)
         {
+            hearing.sequence = Some(beacon.sequence);
             let in_time = now.saturating_duration_since(hearing.last) <= INTERVAL + LATE;
             hearing.streak = if in_time { hearing.streak + 1 } else { 1 };
             hearing.heard |= hearing.streak >= GOOD;
@@ -362,6 +367,26 @@ mod tests {
         assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
         lab.run(5);
         assert_eq!(lab.verdicts(), [Reaches; 3]);
+    }
+
+    #[test]
+    fn copies_of_a_beacon_count_once() {
+        let mut lab = Lab::new(&[0, 0, 0]);
+        lab.run(4);
+        lab.beacons.set_link(port(0), false, TEAM, lab.now);
+        lab.beacons.set_link(port(0), true, TEAM, lab.now);
+        for _ in 0..GOOD {
+            for (to, from) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
+                let copy = Beacon {
+                    team: TEAM,
+                    run: 1,
+                    uplink: from,
+                    sequence: 9,
+                };
+                lab.beacons.handle_beacon(port(to), copy, lab.now);
+            }
+        }
+        assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! # Theory of operation
 //!
 //! Every [`PERIOD`] the mean rates since the last look are compared with the uplinks' speeds. An uplink that was busy for more than
-//! [`BUSY`] percent, in whichever direction, gives ports to that with the most room, the largest first, for as
-//! long as this makes the busier of the two less busy. Uplinks whose speed is unknown count as 10 Gbit/s.
+//! [`BUSY`] percent, in whichever direction, gives ports to that with the most room of those that the port's policy
+//! uses, the largest first, for as long as this makes the busier of the two less busy. Uplinks whose speed is unknown count as 10 Gbit/s.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,15 @@ impl Line {
     }
 }
 
+/// A port that may move.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried<'a> {
+    pub(super) port: PortId,
+    pub(super) uplink: PortId,
+    /// The uplinks to which it may move.
+    pub(super) allowed: &'a [PortId],
+}
+
 /// What was counted at the last look.
 #[derive(Debug)]
 pub(super) struct Loads {
@@ -71,11 +80,11 @@ impl Loads {
         self.since + PERIOD
     }
 
-    /// Ends a period: returns which ports move, and where to. `ports` are those that may, each with its uplink.
+    /// Ends a period: returns which ports move, and where to. `ports` are those that may.
     pub(super) fn rebalance(
         &mut self,
         lines: &[Line],
-        ports: &[(PortId, PortId)],
+        ports: &[Carried<'_>],
         counted: impl Fn(PortId) -> Bytes,
         now: Instant,
     ) -> Vec<(PortId, PortId)> {
@@ -97,15 +106,18 @@ impl Loads {
             .collect();
         let mut movable: Vec<_> = ports
             .iter()
-            .map(|(port, uplink)| (*port, *uplink, rate(*port)))
+            .map(|carried| (*carried, rate(carried.port)))
             .collect();
-        movable.sort_by_key(|(port, _, bytes)| {
-            (std::cmp::Reverse(bytes.ingress.max(bytes.egress)), *port)
+        movable.sort_by_key(|(carried, bytes)| {
+            (
+                std::cmp::Reverse(bytes.ingress.max(bytes.egress)),
+                carried.port,
+            )
         });
         let moves = spread(&mut usage, &mut movable);
         let all = lines.iter().map(|line| line.uplink);
         self.before = all
-            .chain(ports.iter().map(|(port, _)| *port))
+            .chain(ports.iter().map(|carried| carried.port))
             .map(|port| (port, counted(port)))
             .collect();
         self.since = now;
@@ -127,6 +139,10 @@ impl Usage {
         self.line.share(egress.max(ingress), self.millis)
     }
 
+    fn level(&self) -> u64 {
+        self.busy(Bytes::default())
+    }
+
     fn take(&mut self, guest: Bytes) {
         self.bytes.egress = self.bytes.egress.saturating_add(guest.ingress);
         self.bytes.ingress = self.bytes.ingress.saturating_add(guest.egress);
@@ -138,41 +154,54 @@ impl Usage {
     }
 }
 
-fn spread(usage: &mut [Usage], movable: &mut [(PortId, PortId, Bytes)]) -> Vec<(PortId, PortId)> {
+fn spread(usage: &mut [Usage], movable: &mut [(Carried<'_>, Bytes)]) -> Vec<(PortId, PortId)> {
     let mut moves = Vec::new();
-    // Each move is one of a port that has not moved yet, so there are no more than ports.
-    for _ in 0..movable.len() {
-        let Some(busiest) = (0..usage.len()).max_by_key(|at| usage[*at].busy(Bytes::default()))
-        else {
-            break;
-        };
-        let level = usage[busiest].busy(Bytes::default());
-        if level <= BUSY * 10 {
+    let mut rest: Vec<usize> = (0..usage.len()).collect();
+    // Each turn moves a port that has not moved yet, or finds that an uplink has none that could.
+    while let Some(at) = (0..rest.len()).max_by_key(|at| usage[rest[*at]].level()) {
+        let busiest = rest[at];
+        if usage[busiest].level() <= BUSY * 10 {
             break;
         }
-        let from = usage[busiest].line.uplink;
-        let candidates = movable.iter().enumerate().filter(|(_, (port, uplink, _))| {
-            *uplink == from && !moves.iter().any(|(moved, _)| moved == port)
-        });
-        let better = candidates
-            .flat_map(|(at, (_, _, bytes))| {
-                let usage = &*usage;
-                (0..usage.len())
-                    .filter(move |to| *to != busiest)
-                    .map(move |to| (at, to, usage[to].busy(*bytes)))
-            })
-            .filter(|(at, _, after)| *after < level && movable[*at].2 != Bytes::default())
-            .min_by_key(|(at, _, after)| (*after > BUSY * 10, *at, *after));
-        let Some((at, to, _)) = better else {
-            break;
-        };
-        let (port, uplink, bytes) = &mut movable[at];
-        usage[busiest].give(*bytes);
-        usage[to].take(*bytes);
-        *uplink = usage[to].line.uplink;
-        moves.push((*port, *uplink));
+        match relief(usage, busiest, movable, &moves) {
+            Some((at, to)) => {
+                let (carried, bytes) = &mut movable[at];
+                usage[busiest].give(*bytes);
+                usage[to].take(*bytes);
+                carried.uplink = usage[to].line.uplink;
+                moves.push((carried.port, carried.uplink));
+            }
+            None => {
+                rest.remove(at);
+            }
+        }
     }
     moves
+}
+
+/// Finds a port that an uplink can give away, and to which other one.
+fn relief(
+    usage: &[Usage],
+    busiest: usize,
+    movable: &[(Carried<'_>, Bytes)],
+    moves: &[(PortId, PortId)],
+) -> Option<(usize, usize)> {
+    let (from, level) = (usage[busiest].line.uplink, usage[busiest].level());
+    let candidates = movable.iter().enumerate().filter(|(_, (carried, bytes))| {
+        carried.uplink == from
+            && *bytes != Bytes::default()
+            && !moves.iter().any(|(moved, _)| *moved == carried.port)
+    });
+    let places = candidates.flat_map(|(at, (carried, bytes))| {
+        let allowed = |to: &usize| carried.allowed.contains(&usage[*to].line.uplink);
+        (0..usage.len())
+            .filter(move |to| *to != busiest && allowed(to))
+            .map(move |to| (at, to, usage[to].busy(*bytes)))
+    });
+    places
+        .filter(|(_, _, after)| *after < level)
+        .min_by_key(|(at, _, after)| (*after > BUSY * 10, *at, *after))
+        .map(|(at, to, _)| (at, to))
 }
 
 #[cfg(test)]
@@ -193,7 +222,11 @@ mod tests {
         });
         let ports: Vec<_> = guests
             .iter()
-            .map(|(port, uplink, _)| (PortId(*port), *uplink))
+            .map(|(port, uplink, _)| Carried {
+                port: PortId(*port),
+                uplink: *uplink,
+                allowed: &[U1, U2],
+            })
             .collect();
         loads.rebalance(&lines, &ports, |_| Bytes::default(), start);
         let mut counted = BTreeMap::<PortId, Bytes>::new();

@@ -26,10 +26,10 @@ use crate::wire::beacon::Beacon;
 use crate::wire::ethernet::{ETHERTYPE_BEACON, ETHERTYPE_SLOW, MacAddr};
 
 use self::announce::{Announcer, Station};
-use self::beacon::{Beacons, Verdict};
+use self::beacon::Beacons;
 use self::lacp::Lacp;
-use self::load::{Bytes, Line, Loads};
-use self::rule::{Attached, Rule, Use, Way, Why, use_of};
+use self::load::{Bytes, Loads};
+use self::rule::{Attached, Rule, Use, Way, Why};
 use self::uplink::Uplink;
 
 pub mod announce;
@@ -39,6 +39,7 @@ pub mod load;
 pub mod view;
 
 mod balance;
+mod recompute;
 mod rule;
 mod spec;
 mod uplink;
@@ -76,6 +77,8 @@ pub struct Team {
     attached: u32,
     /// Ports whose stations have moved and are to be announced.
     moved: Vec<PortId>,
+    /// Those of them of which some stations may not have moved.
+    divided: Vec<PortId>,
     announcer: Announcer,
     lacp: Option<Lacp>,
     beacons: Option<Beacons>,
@@ -93,9 +96,14 @@ impl Team {
         let beacons = spec.policies.iter().any(asks);
         let by_load = |policy: &Policy| policy.load_balancing == LoadBalancing::LoadBased;
         let loads = spec.policies.iter().any(by_load);
+        let own = |policy: &Policy| (policy.active.clone(), policy.standby.clone());
+        let network = spec.policies.first().map(own);
         let rules = spec.policies.into_iter().map(|policy| Rule {
+            follows: network.as_ref() == Some(&own(&policy)),
             policy,
+            members: Vec::new(),
             used: Use::default(),
+            former: None,
         });
         Self {
             up_delay: spec.up_delay,
@@ -105,6 +113,7 @@ impl Team {
             ports: Vec::new(),
             attached: 0,
             moved: Vec::new(),
+            divided: Vec::new(),
             announcer: Announcer::default(),
             lacp: spec.lacp.map(Lacp::new),
             beacons: beacons.then(|| Beacons::new(chassis, run, now)),
@@ -129,17 +138,10 @@ impl Team {
 
     /// Gives an uplink that is about to be added a place in every policy that has no uplinks of its own choice.
     pub fn assign(&mut self, name: &str, role: Role) {
-        let network = self.rules.first().map(|rule| {
-            let policy = &rule.policy;
-            (policy.active.clone(), policy.standby.clone())
-        });
-        for rule in &mut self.rules {
-            let policy = &mut rule.policy;
-            if network.as_ref() == Some(&(policy.active.clone(), policy.standby.clone())) {
-                match role {
-                    Role::Active => policy.active.push(name.to_owned()),
-                    Role::Standby => policy.standby.push(name.to_owned()),
-                }
+        for rule in self.rules.iter_mut().filter(|rule| rule.follows) {
+            match role {
+                Role::Active => rule.policy.active.push(name.to_owned()),
+                Role::Standby => rule.policy.standby.push(name.to_owned()),
             }
         }
     }
@@ -158,8 +160,7 @@ impl Team {
             lacp.remove(port, now);
         }
         for rule in &mut self.rules {
-            rule.policy.active.retain(|other| *other != name);
-            rule.policy.standby.retain(|other| *other != name);
+            rule.forget(&name);
         }
         self.recompute(now);
     }
@@ -183,6 +184,13 @@ impl Team {
         self.recompute(now);
     }
 
+    /// Notes the address that a port has now.
+    pub fn set_address(&mut self, port: PortId, mac: MacAddr) {
+        if let Some(Some(attached)) = self.ports.get_mut(port.index()) {
+            attached.mac = Some(mac);
+        }
+    }
+
     /// Tells what an uplink's adapter says of itself and of its link.
     pub fn set_link(
         &mut self,
@@ -191,13 +199,11 @@ impl Team {
         adapter: Option<(MacAddr, Option<u64>)>,
         now: Instant,
     ) {
-        let alone = !self.uplinks.iter().any(|uplink| uplink.has_link());
         let Some(uplink) = self.uplinks.iter_mut().find(|uplink| uplink.port == port) else {
             return;
         };
         uplink.follow(adapter);
-        let up_delay = if alone { Duration::ZERO } else { self.up_delay };
-        uplink.set_link(up, up_delay, self.down_delay, now);
+        uplink.set_link(up, self.up_delay, self.down_delay, now);
         let (mac, speed) = (uplink.mac(), uplink.speed());
         self.neighbours.set_link(port, up, mac, now);
         if let Some(beacons) = &mut self.beacons {
@@ -239,15 +245,16 @@ impl Team {
         match attached.way {
             Way::Fixed(Some(carrier)) if carrier == uplink => true,
             Way::Fixed(_) => self.admits_others(uplink, attached, dst),
-            Way::Policy => self.rules[attached.policy].admits(uplink, dst.or(attached.mac)),
+            Way::Policy => self.rules[attached.policy].admits(uplink, dst, attached.mac),
         }
     }
 
     #[cold]
     fn admits_others(&self, uplink: PortId, attached: &Attached, dst: Option<MacAddr>) -> bool {
-        let filtered = self.rules[attached.policy].policy.reverse_filter;
+        let rule = &self.rules[attached.policy];
         let under_way =
             dst.is_some() && attached.former.is_some_and(|(former, _)| former == uplink);
+        let filtered = rule.policy.reverse_filter || !rule.members.contains(&uplink);
         !filtered || under_way
     }
 
@@ -333,18 +340,31 @@ impl Team {
         }
     }
 
+    /// Notes which IP address a station outside says it has.
+    #[inline]
+    pub fn observe_outside(&mut self, domain: Domain, head: &Head, parsed: &Parsed) {
+        if Announcer::is_telling(parsed, head) {
+            self.announcer.observe_outside(domain, head, parsed);
+        }
+    }
+
     /// Forgets what stations said of themselves that are not known any more.
     pub fn retain_stations(&mut self, known: impl Fn(Key) -> bool) {
         self.announcer.retain(known);
     }
 
-    /// Whether an uplink is the one that carries a station behind a port; none where any may.
+    /// Whether an uplink is the one that carries a station behind a port; none where any may, or none works. No uplink
+    /// is the one while frames leave by each.
     pub fn is_carried_by(&self, port: PortId, mac: MacAddr, uplink: PortId) -> Option<bool> {
         let attached = self.attached(port)?;
         let rule = &self.rules[attached.policy];
         match attached.way {
             Way::Fixed(carrier) => carrier.map(|carrier| carrier == uplink),
-            Way::Policy if rule.used.ambiguous => None,
+            Way::Policy if rule.used.ambiguous => Some(false),
+            // The partner takes its uplinks for one, so nothing comes back.
+            Way::Policy if matches!(rule.policy.load_balancing, LoadBalancing::Lacp(_)) => {
+                Some(true)
+            }
             Way::Policy => rule.carrier_of(mac).map(|carrier| carrier == uplink),
         }
     }
@@ -356,20 +376,39 @@ impl Team {
 
     /// Has a port's stations announced as if it had moved: it has come up.
     pub fn note_up(&mut self, port: PortId) {
+        self.divided.retain(|divided| *divided != port);
         if self.announces(port) && !self.moved.contains(&port) {
             self.moved.push(port);
+        }
+    }
+
+    /// Has those of a port's stations announced that moved when the uplinks in use changed.
+    fn note_divided(&mut self, port: PortId) {
+        if self.announces(port) && !self.moved.contains(&port) {
+            self.moved.push(port);
+            self.divided.push(port);
         }
     }
 
     /// Stops to announce what is behind a port: it went down.
     pub fn note_down(&mut self, port: PortId) {
         self.moved.retain(|moved| *moved != port);
+        self.divided.retain(|divided| *divided != port);
         self.announcer.forget(port);
     }
 
-    /// Announces stations, the most important first; what is due leaves with [`Team::send_announcements`].
+    /// Announces stations, the most important first; what is due leaves with [`Team::send_announcements`]. Of the stations
+    /// behind a port that take different uplinks, those are left out that did not move.
     pub fn announce(&mut self, stations: &[Station], now: Instant) {
-        self.announcer.announce(stations, now);
+        let divided = std::mem::take(&mut self.divided);
+        let moved = |station: &&Station| {
+            !divided.contains(&station.port)
+                || self
+                    .attached(station.port)
+                    .is_some_and(|attached| self.rules[attached.policy].has_moved(station.mac))
+        };
+        let stations: Vec<_> = stations.iter().filter(moved).copied().collect();
+        self.announcer.announce(&stations, now);
     }
 
     /// The next time at which `handle_timeout` has work to do.
@@ -377,8 +416,11 @@ impl Team {
         let uplinks = self.uplinks.iter().filter_map(Uplink::poll_timeout);
         let former = self.ports.iter().flatten();
         let former = former.filter_map(|attached| attached.former.map(|(_, until)| until));
+        let rules = self.rules.iter();
+        let places = rules.filter_map(|rule| rule.former.as_ref().map(|(_, until)| *until));
         uplinks
             .chain(former)
+            .chain(places)
             .chain(self.announcer.poll_timeout())
             .chain(self.lacp.as_ref().and_then(Lacp::poll_timeout))
             .chain(self.beacons.as_ref().map(Beacons::poll_timeout))
@@ -394,11 +436,15 @@ impl Team {
         counted: impl Fn(PortId) -> Bytes,
         out: &mut OwnFrames,
     ) {
-        let changed = self.uplinks.iter_mut().fold(false, |changed, uplink| {
-            uplink.handle_timeout(now) || changed
-        });
+        let mut changed = false;
+        for uplink in &mut self.uplinks {
+            changed |= uplink.handle_timeout(now);
+        }
         for attached in self.ports.iter_mut().flatten() {
             attached.former = attached.former.filter(|(_, until)| *until > now);
+        }
+        for rule in &mut self.rules {
+            rule.former.take_if(|(_, until)| *until <= now);
         }
         self.neighbours.handle_timeout(now, out);
         if let Some(beacons) = &mut self.beacons {
@@ -428,10 +474,11 @@ impl Team {
             ..
         } = self;
         let carrier = |station: &Station| {
-            let attached = ports.get(station.port.index())?.as_ref()?;
-            match attached.way {
-                Way::Fixed(uplink) => uplink,
-                Way::Policy => rules[attached.policy].carrier_of(station.mac),
+            let attached = ports.get(station.port.index()).and_then(Option::as_ref);
+            match attached.map(|attached| (attached.way, &rules[attached.policy])) {
+                Some((Way::Fixed(Some(uplink)), _)) => Carrier::One(uplink),
+                Some((Way::Policy, rule)) => rule.announcers(station.mac),
+                Some((Way::Fixed(None), _)) | None => Carrier::Nobody,
             }
         };
         announcer.handle_timeout(now, carrier, out);
@@ -453,89 +500,5 @@ impl Team {
             let policy = &self.rules[attached.policy].policy;
             policy.notify_switches && !policy.load_balancing.is_channel()
         })
-    }
-
-    fn rebalance(&mut self, counted: impl Fn(PortId) -> Bytes, now: Instant) {
-        let Some(loads) = &mut self.loads else {
-            return;
-        };
-        let lines: Vec<_> = self
-            .uplinks
-            .iter()
-            .filter(|uplink| uplink.has_link())
-            .map(|uplink| Line {
-                uplink: uplink.port,
-                speed: uplink.speed(),
-            })
-            .collect();
-        let ports: Vec<_> = (0..)
-            .map(PortId)
-            .zip(&self.ports)
-            .filter_map(|(port, attached)| {
-                let attached = attached.as_ref()?;
-                let policy = &self.rules[attached.policy].policy;
-                match attached.way {
-                    Way::Fixed(Some(uplink))
-                        if policy.load_balancing == LoadBalancing::LoadBased =>
-                    {
-                        Some((port, uplink))
-                    }
-                    Way::Fixed(_) | Way::Policy => None,
-                }
-            })
-            .collect();
-        for (port, uplink) in loads.rebalance(&lines, &ports, counted, now) {
-            let Some(attached) = self.ports[port.index()].as_mut() else {
-                continue;
-            };
-            if self.rules[attached.policy].used.places.contains(&uplink) {
-                attached.move_to(Way::Fixed(Some(uplink)), Why::Load, now);
-                self.note_up(port);
-            }
-        }
-    }
-
-    /// Finds out which uplinks the policies use now, and moves the ports that must or may move.
-    fn recompute(&mut self, now: Instant) {
-        let mut changed = vec![false; self.rules.len()];
-        for (rule, changed) in self.rules.iter_mut().zip(&mut changed) {
-            let (uplinks, lacp, beacons) = (&self.uplinks, &self.lacp, &self.beacons);
-            let judge = |name: &str| {
-                let uplink = uplinks.iter().find(|uplink| uplink.name == name)?;
-                let verdict = match beacons {
-                    Some(beacons) if rule.policy.detection == Detection::Beacon => {
-                        beacons.verdict(uplink.port)
-                    }
-                    Some(_) | None => Verdict::Reaches,
-                };
-                let sends = lacp.as_ref().is_none_or(|lacp| lacp.may_send(uplink.port));
-                let works = uplink.has_link() && sends && verdict != Verdict::Failed;
-                works.then_some((uplink.port, verdict))
-            };
-            let used = use_of(&rule.policy, &rule.used.places, judge);
-            *changed = used != rule.used;
-            rule.used = used;
-        }
-        for port in (0..self.ports.len()).filter_map(|index| u16::try_from(index).ok()) {
-            let Some(attached) = &mut self.ports[usize::from(port)] else {
-                continue;
-            };
-            let policy = attached.policy;
-            let rule = &self.rules[policy];
-            let uplinks = &self.uplinks;
-            let named = |name: &String| {
-                uplinks
-                    .iter()
-                    .find(|uplink| uplink.name == *name)
-                    .map(|uplink| uplink.port)
-            };
-            let (way, why) = rule.place(attached, named);
-            if way != attached.way {
-                attached.move_to(way, why, now);
-            } else if !(changed[policy] && way == Way::Policy) {
-                continue;
-            }
-            self.note_up(PortId(port));
-        }
     }
 }

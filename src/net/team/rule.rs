@@ -52,12 +52,20 @@ pub(super) struct Attached {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) policy: Policy,
+    /// Whether it has the network's uplinks, and no choice of its own.
+    pub(super) follows: bool,
+    /// The uplinks that the policy names, as far as there are any.
+    pub(super) members: Vec<PortId>,
     pub(super) used: Use,
+    /// The places before the last change, and until when they still bring what was under way.
+    pub(super) former: Option<(Vec<PortId>, Instant)>,
 }
 
 /// The uplinks that a policy uses now.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Use {
+    /// Who has the place of each active one: it, or a standby.
+    seats: Vec<Option<PortId>>,
     /// In the order of the places of its active ones.
     pub(super) places: Vec<PortId>,
     /// The first of them in the policy's order, active before standby.
@@ -87,45 +95,54 @@ impl Attached {
 /// What a policy makes of its uplinks. `judge` tells of an uplink that works.
 ///
 /// The place of an active uplink that fails is taken by the next standby one; a place that nobody takes is left out.
+/// Who took a place keeps it until its owner is back, without failback until it fails itself. While beacons leave open
+/// which uplink works, all are used.
 pub(super) fn use_of(
     policy: &Policy,
-    before: &[PortId],
+    before: &Use,
     judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
 ) -> Use {
     let working = |names: &[String]| -> Vec<Option<(PortId, Verdict)>> {
         names.iter().map(|name| judge(name)).collect()
     };
     let (active, standby) = (working(&policy.active), working(&policy.standby));
-    let stays = |uplink: &(PortId, Verdict)| policy.failback || before.contains(&uplink.0);
-    let mut places: Vec<_> = active.iter().map(|uplink| uplink.filter(stays)).collect();
-    let mut fill = |index: usize, uplink: Option<(PortId, Verdict)>| {
-        if places[index].is_none() && uplink.is_some() && !places.contains(&uplink) {
-            places[index] = uplink;
-        }
-    };
-    for index in 0..active.len() {
-        if !policy.failback {
-            // Who took another's place keeps it, even if that one works again.
-            let kept = standby.iter().flatten().copied();
-            kept.filter(stays)
-                .for_each(|uplink| fill(index, Some(uplink)));
-        }
-        fill(index, active[index]);
-        for uplink in &standby {
-            fill(index, *uplink);
+    let all: Vec<_> = active.iter().chain(&standby).flatten().copied().collect();
+    let works = |port: PortId| all.iter().any(|uplink| uplink.0 == port);
+    let owner = |seat: usize| active[seat].map(|uplink| uplink.0);
+    let sitting = |seat: usize| before.seats.get(seat).copied().flatten();
+    let mut seats: Vec<_> = (0..active.len())
+        .map(|seat| {
+            let stays = sitting(seat).filter(|_| !policy.failback);
+            stays.filter(|port| works(*port)).or_else(|| owner(seat))
+        })
+        .collect();
+    // An owner whose place is taken may not sit twice, nor may a standby.
+    let takes =
+        |seats: &[Option<PortId>], port: &PortId| works(*port) && !seats.contains(&Some(*port));
+    for seat in 0..seats.len() {
+        if seats[seat].is_none() {
+            seats[seat] = sitting(seat).filter(|port| takes(&seats, port));
         }
     }
-    let used: Vec<_> = places.into_iter().flatten().collect();
-    let mut all = active.iter().chain(&standby).flatten();
+    for seat in 0..seats.len() {
+        if seats[seat].is_none() {
+            let mut next = standby.iter().flatten().map(|uplink| uplink.0);
+            seats[seat] = next.find(|port| takes(&seats, port));
+        }
+    }
+    let unclear = |port: &PortId| all.contains(&(*port, Verdict::Ambiguous));
+    let mut places: Vec<_> = seats.iter().copied().flatten().collect();
+    if !places.is_empty() && places.iter().all(unclear) {
+        places = all.iter().map(|uplink| uplink.0).collect();
+    }
     Use {
-        ambiguous: used.len() > 1
-            && used
-                .iter()
-                .all(|(_, verdict)| *verdict == Verdict::Ambiguous),
+        ambiguous: places.len() > 1 && places.iter().all(unclear),
         first: all
-            .find(|uplink| used.contains(uplink))
-            .map(|first| first.0),
-        places: used.into_iter().map(|(port, _)| port).collect(),
+            .iter()
+            .map(|uplink| uplink.0)
+            .find(|port| places.contains(port)),
+        places,
+        seats,
     }
 }
 
@@ -194,16 +211,60 @@ impl Rule {
             | LoadBalancing::LoadBased
             | LoadBalancing::Explicit => balance::source_mac(parsed.src),
         };
-        match self.choose(number) {
+        match choose(&self.used.places, number) {
             Some(uplink) => Carrier::One(uplink),
             None => Carrier::Nobody,
         }
     }
 
-    #[inline]
-    pub(super) fn choose(&self, number: u32) -> Option<PortId> {
-        let used = &self.used.places;
-        (!used.is_empty()).then(|| used[number as usize % used.len()])
+    /// By which uplinks a station is announced that has no port for itself.
+    pub(super) fn announcers(&self, mac: MacAddr) -> Carrier<'_> {
+        match self.carrier_of(mac) {
+            _ if self.used.ambiguous => Carrier::Each(&self.used.places),
+            Some(uplink) => Carrier::One(uplink),
+            None => Carrier::Nobody,
+        }
+    }
+
+    /// Applies the policy to the uplinks as they are now; tells whether it uses others than before.
+    pub(super) fn apply(
+        &mut self,
+        named: impl Fn(&str) -> Option<PortId>,
+        judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
+        now: Instant,
+    ) -> bool {
+        let names = self.policy.active.iter().chain(&self.policy.standby);
+        self.members = names.filter_map(|name| named(name)).collect();
+        let used = use_of(&self.policy, &self.used, judge);
+        let changed = (&used.places, used.ambiguous) != (&self.used.places, self.used.ambiguous);
+        let before = std::mem::replace(&mut self.used, used);
+        if changed {
+            // Where frames left by each uplink, no station was behind one.
+            let places = if before.ambiguous {
+                Vec::new()
+            } else {
+                before.places
+            };
+            self.former = Some((places, now + UNDER_WAY));
+        }
+        changed
+    }
+
+    /// Whether a station is carried by another uplink than before the last change.
+    pub(super) fn has_moved(&self, mac: MacAddr) -> bool {
+        self.used.ambiguous || self.former_carrier_of(mac) != self.carrier_of(mac)
+    }
+
+    /// Lets go of an uplink's name, and of the place that it has.
+    pub(super) fn forget(&mut self, name: &str) {
+        let policy = &mut self.policy;
+        if let Some(seat) = policy.active.iter().position(|other| other == name) {
+            policy.active.remove(seat);
+            if seat < self.used.seats.len() {
+                self.used.seats.remove(seat);
+            }
+        }
+        policy.standby.retain(|other| other != name);
     }
 
     /// Which uplink carries a station, where it is one for all its frames.
@@ -211,24 +272,37 @@ impl Rule {
         if self.policy.load_balancing.is_channel() {
             return None;
         }
-        self.choose(balance::source_mac(mac))
+        choose(&self.used.places, balance::source_mac(mac))
     }
 
-    /// Whether frames from an uplink reach a station of a port whose frames do not all take one.
-    pub(super) fn admits(&self, uplink: PortId, mac: Option<MacAddr>) -> bool {
+    fn former_carrier_of(&self, mac: MacAddr) -> Option<PortId> {
+        let (places, _) = self.former.as_ref()?;
+        choose(places, balance::source_mac(mac))
+    }
+
+    /// Whether frames from an uplink reach a station of a port whose frames do not all take one. `dst` is its address, or
+    /// none for a group; `own` is the address of the port.
+    pub(super) fn admits(
+        &self,
+        uplink: PortId,
+        dst: Option<MacAddr>,
+        own: Option<MacAddr>,
+    ) -> bool {
         if !self.policy.reverse_filter {
-            return true;
+            return self.members.contains(&uplink);
         }
-        if self.policy.load_balancing.is_channel() {
+        // While beacons leave open which one works, what comes by both comes twice; better than not at all.
+        if self.policy.load_balancing.is_channel() || self.used.ambiguous {
             return self.used.places.contains(&uplink);
         }
-        if self.used.ambiguous {
-            // What comes by both comes twice; better than not at all.
-            return self.used.places.contains(&uplink);
-        }
-        match mac {
-            Some(mac) => self.carrier_of(mac) == Some(uplink),
+        match dst.or(own) {
+            Some(mac) if self.carrier_of(mac) == Some(uplink) => true,
+            Some(mac) => dst.is_some() && self.former_carrier_of(mac) == Some(uplink),
             None => self.used.first == Some(uplink),
         }
     }
+}
+
+fn choose(places: &[PortId], number: u32) -> Option<PortId> {
+    (!places.is_empty()).then(|| places[number as usize % places.len()])
 }

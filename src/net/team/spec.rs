@@ -12,7 +12,7 @@ pub struct Spec {
     pub name: String,
     /// How the ports of the network are spread: the network's own policy first, then those of port groups.
     pub policies: Vec<Policy>,
-    /// How long an uplink must have a link before it is used; not waited for where nothing else has one.
+    /// How long an uplink must have a link before it is used; not waited for where no other one of a policy has one.
     pub up_delay: Duration,
     /// How long an uplink may be without a link before it is given up.
     pub down_delay: Duration,

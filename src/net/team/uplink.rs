@@ -91,6 +91,14 @@ impl Uplink {
         self.change_at
     }
 
+    /// Has a link count at once that is waited for.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.carrier && self.change_at.is_some() {
+            self.change_at = Some(now);
+            self.handle_timeout(now);
+        }
+    }
+
     /// Lets a link count that was waited for; tells whether it does now.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
         let due = self.change_at.is_some_and(|at| at <= now);

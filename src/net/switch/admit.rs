@@ -1,0 +1,88 @@
+//! From which addresses a port of this side may send, and what is learned of them.
+
+use super::Switch;
+use crate::net::drops::DropReason;
+use crate::net::fdb::{Key, Learned};
+use crate::net::port::PortId;
+use crate::net::vlan::Tag;
+
+impl Switch {
+    /// Checks that a port may send from an address, and learns it.
+    pub(super) fn admit(&mut self, ingress: PortId, source: Key) -> Result<(), DropReason> {
+        let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let security = slot.member.security;
+        let own = slot.member.mac.is_none_or(|mac| mac == source.mac());
+        let first = !own && slot.member.takes_first && !slot.has_spoken;
+        slot.has_spoken = true;
+        let of_trunk = self.is_of_trunk(source, ingress);
+        let own = own || first && !of_trunk && self.take_address(ingress, source);
+        if !own && !security.forged_transmits {
+            return Err(DropReason::ForgedSource);
+        }
+        if of_trunk {
+            return Err(DropReason::SourceConflict);
+        }
+        let learns = own || security.mac_changes;
+        let learned = if learns {
+            self.fdb.learn(source, ingress)
+        } else {
+            match self.fdb.find(source) {
+                Some((port, true)) if port != ingress => Learned::FixedAt(port),
+                Some(_) | None => Learned::Full,
+            }
+        };
+        match learned {
+            Learned::FixedAt(port) if self.is_up(port) => Err(DropReason::SourceConflict),
+            Learned::Here => {
+                let (second, generation) = (self.fdb.second(), self.fdb.generation());
+                if let Some(slot) = self.slots.get_mut(ingress.index()).and_then(Option::as_mut) {
+                    slot.fresh = Some((source, second, generation));
+                }
+                Ok(())
+            }
+            Learned::FixedAt(_) | Learned::Full => Ok(()),
+        }
+    }
+
+    /// Gives a port the address that it uses, in place of the one that nobody told it to use; tells whether it may have it.
+    #[cold]
+    fn take_address(&mut self, port: PortId, source: Key) -> bool {
+        if let Some((other, true)) = self.fdb.find(source)
+            && other != port
+            && self.is_up(other)
+        {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        let member = &mut slot.member;
+        let former = member.mac.replace(source.mac());
+        if let Ok(class) = member.vlan.classify(Tag::Untagged, &self.private) {
+            if let Some(former) = former {
+                self.fdb.unfix(Key::new(class.domain, former), port);
+            }
+            self.fdb.fix(Key::new(class.domain, source.mac()), port);
+        }
+        if let Some(team) = &mut self.team {
+            team.set_address(port, source.mac());
+        }
+        true
+    }
+
+    /// Whether an address is that of another port of several domains, in one of which it may not have spoken yet.
+    fn is_of_trunk(&self, source: Key, ingress: PortId) -> bool {
+        let mut trunks = self.trunks.iter().filter(|trunk| **trunk != ingress);
+        trunks.any(|trunk| {
+            self.slot(*trunk).is_some_and(|slot| {
+                let member = &slot.member;
+                let number = source.domain().number();
+                self.is_up(*trunk)
+                    && member.mac == Some(source.mac())
+                    && member.vlan.carries_number(number)
+            })
+        })
+    }
+}
