@@ -512,3 +512,25 @@ make_outside() {
 outside() {
     ip netns exec outside "$@"
 }
+
+# ---------------------------------------------------------------------------------------------------------
+# Raw frames
+# ---------------------------------------------------------------------------------------------------------
+
+declare -A begun
+
+# begin NAME COMMAND…: starts a command that says `ready` on standard error, and waits until it does. Its output goes
+# to $work/NAME.
+begin() {
+    local name=$1
+    shift
+    "$@" >"$work/$name" 2>"$work/$name.log" &
+    begun[$name]=$!
+    wait_for "$name begins" grep -qx ready "$work/$name.log"
+}
+
+# end NAME [SIGNAL]: ends what was begun under that name.
+end() {
+    kill "-${2:-TERM}" "${begun[$1]}"
+    wait "${begun[$1]}" 2>/dev/null || true
+}

@@ -606,6 +606,59 @@ fn a_carrier_that_is_lost_or_back_is_told_and_not_looked_for() {
     });
 }
 
+/// Puts the far ends of pairs of adapters into a namespace of their own, with the same numbers, as if each pair were one
+/// physical adapter: only of those the kernel tells late. Returns where to say what is done to the far ends.
+fn cables(names: &[&str]) -> (mpsc::Sender<String>, mpsc::Receiver<()>) {
+    let (tell, told) = mpsc::channel();
+    let (order, orders) = mpsc::channel::<String>();
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        leave_namespace();
+        tell.send(thread_id()).unwrap();
+        for arguments in orders {
+            ip(&arguments);
+            done.send(()).unwrap();
+        }
+    });
+    let far = told.recv().unwrap();
+    for (name, index) in names.iter().zip(500..) {
+        ip(&format!(
+            "link add {name} index {index} type veth peer name {name} index {index} netns {far}"
+        ));
+        order.send(format!("link set {name} up")).unwrap();
+        is_done.recv().unwrap();
+    }
+    (order, is_done)
+}
+
+#[test]
+fn of_cables_that_are_pulled_one_after_the_other_each_is_told_soon() {
+    in_namespace(|| {
+        let names = ["v0", "v1", "v2"];
+        let (order, done) = cables(&names);
+        let mut ports = names.map(|name| {
+            let mut port = uplink(name);
+            let epoll = Epoll::new();
+            port.watch(epoll.watcher()).unwrap();
+            until_told("the link is up", &mut port, &epoll, Port::is_up);
+            (name, port, epoll)
+        });
+        for (name, port, epoll) in &mut ports {
+            order.send(format!("link set {name} down")).unwrap();
+            done.recv().unwrap();
+            let pulled = Instant::now();
+            until_told("the link is down", port, epoll, |port| !port.is_up());
+            let taken = pulled.elapsed();
+            assert!(taken < Duration::from_millis(600), "{name}: {taken:?}");
+        }
+        for (name, port, epoll) in &mut ports {
+            order.send(format!("link set {name} up")).unwrap();
+            done.recv().unwrap();
+            until_told("the link is back", port, epoll, Port::is_up);
+        }
+    });
+}
+
 #[test]
 fn an_adapter_that_somebody_takes_down_stays_down_until_it_is_brought_up() {
     in_namespace(|| {

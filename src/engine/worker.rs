@@ -134,6 +134,7 @@ impl Worker {
         for slot in &mut worker.slots {
             slot.port.handle_timeout(now);
         }
+        worker.follow_links(now.instant);
         worker.plan_timer();
         Ok(worker)
     }
@@ -290,6 +291,20 @@ impl Worker {
         let switch = &mut self.networks[network].switch;
         slot.follow_link(port, switch, now, &mut self.own);
         self.follow_switch(network, now);
+    }
+
+    /// Takes in the links that there are when the worker starts: uplinks in their order, before any station is
+    /// announced by one that only came up first.
+    fn follow_links(&mut self, now: Instant) {
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            let network = slot.network;
+            if let Ok(id) = u16::try_from(index) {
+                let switch = &mut self.networks[network].switch;
+                slot.follow_link(PortId(id), switch, now, &mut self.own);
+                self.follow_switch(network, now);
+            }
+        }
     }
 
     /// Sends what a network has to say of itself, and follows what has become of its uplinks.

@@ -15,11 +15,9 @@
 //!
 //! The kernel tells of each change of the adapter (rtnetlink), and the port follows it at once. Since `IFF_RUNNING`
 //! changes only when the kernel's link watch has run, which may let a second pass between two runs, the
-//! carrier that comes with an event counts as well: a link is lost with either and back with both. Nothing depends
-//! on events: the flags are read at intervals, when some events were lost, and when the kernel refuses a frame. The
-//! carrier itself (`ETHTOOL_GLINK`) is not read then: that takes the lock of the kernel's whole network configuration,
-//! for which a worker would wait as long as any adapter is being configured, and would gain nothing over an interval that
-//! is as long as the link watch's.
+//! carrier counts as well, as it comes with an event or is asked for by a thread beside (`kernel/carrier.rs`): a link is
+//! lost with either and back with both. Nothing depends on events: the flags are read at intervals, when some events
+//! were lost, and when the kernel refuses a frame.
 //!
 //! An adapter that was deleted, renamed or moved to another namespace is let go of. One that has the name, and
 //! is not the one that is held, is taken: brought up and bound. What somebody takes down later stays down. An
@@ -37,7 +35,7 @@ use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::egress::{Scratch, send_batch};
 use crate::ports::kernel::{
-    self, Adapter, AdapterName, Event, Link, Looked, Monitor, PacketBatch, PacketReceiver,
+    self, Adapter, AdapterName, Carrier, Event, Link, Looked, Monitor, PacketBatch, PacketReceiver,
     PacketSocket,
 };
 use crate::ports::{AdapterFacts, OpenError, Port, PortFault, PortStatus, Sent, Watcher};
@@ -71,8 +69,7 @@ pub struct Packet {
     facts: Option<AdapterFacts>,
     /// The speed that it is to be taken for.
     speed: Option<u64>,
-    /// Whether there was a carrier at the last event.
-    carrier: bool,
+    carrier: Carrier,
     link: Link,
     receiver: PacketReceiver,
     batch: PacketBatch,
@@ -112,7 +109,7 @@ impl Packet {
             bound: None,
             facts: None,
             speed: spec.speed,
-            carrier: true,
+            carrier: Carrier::watch(name).map_err(failed("watch the carrier of the uplink"))?,
             receiver,
             batch: PacketBatch::new(),
         };
@@ -146,7 +143,7 @@ impl Packet {
             self.take(index).map_err(|(_, error)| error)?;
         }
         let flags = self.adapter.flags()?;
-        Ok(flags.up && flags.running && self.carrier)
+        Ok(flags.up && flags.running && self.carrier.is_there())
     }
 
     /// Brings an adapter up and binds the socket to it. An error comes with what was attempted.
@@ -177,7 +174,7 @@ impl Packet {
     /// Lets go of an adapter that is gone or has another name, so that no frame of it comes in any more.
     fn let_go(&mut self) {
         self.facts = None;
-        self.carrier = true;
+        self.carrier.note(true);
         if self.bound.take().is_none() {
             return;
         }
@@ -234,7 +231,7 @@ impl Packet {
                     link = Some(false);
                 }
                 Event::There(state) if state.named && self.bound == Some(state.index) => {
-                    self.carrier = state.carrier;
+                    self.carrier.note(state.carrier);
                     link = Some(state.has_link());
                     if let (Some(facts), Some(mac)) = (&mut self.facts, state.mac) {
                         facts.mac = mac;
@@ -250,7 +247,7 @@ impl Packet {
         }
         if lost {
             // What was lost may be newer than what was heard.
-            self.carrier = true;
+            self.carrier.note(true);
             if let (Some(facts), Ok(Some(mac))) = (&mut self.facts, self.adapter.mac()) {
                 facts.mac = mac;
             }
@@ -280,6 +277,7 @@ impl Port for Packet {
     fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
         watcher.add(self.socket.as_fd().as_raw_fd())?;
         watcher.add_event(self.monitor.as_raw_fd())?;
+        watcher.add_event(self.carrier.as_raw_fd())?;
         self.watcher = Some(watcher);
         Ok(())
     }
@@ -362,6 +360,9 @@ impl Port for Packet {
 
     fn handle_event(&mut self) {
         self.follow_events();
+        if self.carrier.take_news() {
+            self.look();
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

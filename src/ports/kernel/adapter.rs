@@ -199,6 +199,16 @@ impl Adapter {
         (settings.length() > 0).then(|| settings.speed()).flatten()
     }
 
+    /// Asks whether there is a carrier. The answer waits for whoever configures an adapter just now.
+    pub(super) fn has_carrier(&self) -> io::Result<bool> {
+        /// `ETHTOOL_GLINK`, whose answer is the next word.
+        const COMMAND: u32 = 0x0a;
+        let mut settings = LinkSettings::new(0);
+        settings.0[0] = COMMAND;
+        self.ethtool(&mut settings)?;
+        Ok(settings.0[1] != 0)
+    }
+
     #[expect(unsafe_code, reason = "an ioctl has no safe form")]
     fn ethtool(&self, settings: &mut LinkSettings) -> io::Result<()> {
         /// Not in `libc` for every target.

@@ -13,12 +13,14 @@ use self::adapter::Request;
 use crate::wire::virtio_net::HEADER_LEN;
 
 mod adapter;
+mod carrier;
 mod link;
 mod monitor;
 mod receive;
 mod send;
 
 pub(in crate::ports) use adapter::{Adapter, AdapterName};
+pub(in crate::ports) use carrier::Carrier;
 pub(in crate::ports) use link::Link;
 pub(in crate::ports) use monitor::{Event, Monitor};
 pub(in crate::ports) use receive::{Looked, PacketReceiver, TapReceiver};
