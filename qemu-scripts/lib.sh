@@ -464,6 +464,8 @@ configure() {
 
 # start_vmlan: starts the daemon and waits until it is ready.
 start_vmlan() {
+    # What a former one said must not be taken for this one's.
+    : >"$work/vmlan.out"
     "$VMLAN" run --config "$work/vmlan.toml" >"$work/vmlan.out" 2>>"$work/vmlan.log" &
     vmlan_pid=$!
     wait_for "vmlan says ready" vmlan_ready_or_gone
