@@ -243,7 +243,7 @@ impl PortVlan {
     /// # Errors
     ///
     /// The port does not carry the VLAN of the frame's tag, or the tag is the reserved 4095.
-    #[inline]
+    #[inline(always)]
     pub fn classify(&self, tag: Tag, private: &PrivateVlans) -> Result<Class, DropReason> {
         let vid = match tag {
             Tag::Untagged => 0,
@@ -270,7 +270,7 @@ impl PortVlan {
     /// `None` where the port does not carry it.
     ///
     /// The priority of a tag survives where the port's frames are tagged.
-    #[inline]
+    #[inline(always)]
     pub fn egress(&self, class: Class, tag: Tag) -> Option<TagAction> {
         let untagged = match tag {
             Tag::Untagged => TagAction::Keep,

@@ -27,7 +27,7 @@ impl Gate {
     };
 
     /// What becomes of a frame's tag on the way out of this port, if the frame may leave by it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn passes(&self, frame: &Passing<'_>) -> Option<TagAction> {
         let action = self.vlan.egress(frame.class, frame.parsed.tag)?;
         if frame.parsed.stacked && !self.takes_stacked(action, frame.parsed) {

@@ -393,7 +393,8 @@ impl Switch {
         port
     }
 
-    #[inline]
+    // Called from several places, it would not be inlined where most frames pass: 4 % of all cycles.
+    #[inline(always)]
     fn deliver(
         &self,
         port: PortId,
@@ -465,7 +466,7 @@ impl Switch {
         self.slots.get(port.index()).and_then(Option::as_ref)
     }
 
-    #[inline]
+    #[inline(always)]
     fn gate(&self, port: PortId) -> &Gate {
         self.gates.get(port.index()).unwrap_or(&Gate::SHUT)
     }
