@@ -161,7 +161,7 @@ impl Baggage {
 /// How far an adoption is.
 ///
 /// ```text
-///          move          confirm              stop
+///          move          confirm         stop, host adapter gone
 /// (none) ───────▶ Pending ───────▶ Confirmed ◀──────▶ Resting
 ///                    │ timeout,        │ undo   start    │ undo
 ///                    ▼ undo            ▼                 ▼
@@ -257,6 +257,11 @@ impl Record {
     /// Names the record in a state directory, which need not be there yet.
     pub fn new(state_dir: &Path) -> Self {
         Self(state_dir.join(FILE))
+    }
+
+    /// Tells whether there is a file.
+    pub fn is_there(&self) -> bool {
+        self.0.exists()
     }
 
     /// Reads it; without a file, nothing is adopted.
