@@ -194,7 +194,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let (name, file, mut problems) = source.read()?;
             let plan = planned(&file, &mut problems);
             present(&plan, adapters(), &mut problems);
-            let plan = fit(plan, &name, &problems)?;
+            let state_dir = plan.state_dir.clone();
+            let plan =
+                fit(plan, &name, &problems).inspect_err(|_| daemon::give_back(&state_dir))?;
             for warning in problems.warnings() {
                 tracing::warn!("{name}: {warning}");
             }
