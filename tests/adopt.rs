@@ -500,6 +500,22 @@ fn a_daemon_that_was_killed_gives_everything_back_even_if_the_next_one_refuses_i
 }
 
 #[test]
+fn a_host_adapter_that_was_deleted_comes_back_with_what_it_had() {
+    in_namespace(|| {
+        let peer = Peer::new();
+        let site = Site::new();
+        site.adopt("eth1 --network lan").unwrap();
+        site.adopt("--confirm").unwrap();
+        ip("link del vmnet0");
+        until("the host adapter is back", || {
+            has("vmnet0").len() == OWNED.len()
+        });
+        all_on("vmnet0");
+        peer.hears();
+    });
+}
+
+#[test]
 fn what_cannot_be_adopted_is_refused_in_its_own_words_and_stays() {
     in_namespace(|| {
         let _peer = Peer::new();

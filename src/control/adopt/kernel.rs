@@ -33,7 +33,7 @@ use netlink_packet_route::route::{
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE};
 
-use super::host::{Change, Host, ReadError};
+use super::host::{Change, Host, Link, ReadError};
 use super::record::{Address, Baggage, Route};
 use crate::control::timestamp;
 
@@ -55,8 +55,11 @@ const DISCARD: u16 = 9;
 pub struct Kernel;
 
 impl Host for Kernel {
-    fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>> {
-        Ok(link(adapter)?.map(|(_, flags)| flags.contains(LinkFlags::Up)))
+    fn link(&mut self, adapter: &str) -> io::Result<Option<Link>> {
+        Ok(link(adapter)?.map(|(index, flags)| Link {
+            index,
+            up: flags.contains(LinkFlags::Up),
+        }))
     }
 
     fn read(&mut self, adapter: &str, now: SystemTime) -> Result<Baggage, ReadError> {
@@ -776,9 +779,9 @@ mod tests {
     #[test]
     fn the_adapters_of_this_machine_can_be_read() {
         let mut kernel = Kernel;
-        assert_eq!(kernel.is_up("nowhere0").unwrap(), None);
+        assert_eq!(kernel.link("nowhere0").unwrap(), None);
         // A sandbox may keep netlink away.
-        if let Ok(Some(_)) = kernel.is_up("lo") {
+        if let Ok(Some(_)) = kernel.link("lo") {
             let lo = kernel.read("lo", SystemTime::now()).unwrap();
             assert!(
                 lo.addresses.iter().all(|one| !one.net.addr().is_ipv4()),

@@ -16,7 +16,7 @@
 //! ends in order gives the addresses back first.
 //!
 //! What is confirmed is watched: when the host adapter goes away while the daemon runs, and takes the addresses with it,
-//! the uplink gets them back until the daemon is started again.
+//! the uplink gets them back until there is another of this name.
 //!
 //! Going back does not stop at a failure: it puts back what it can, and tries the rest again after [`RETRY`]. Nothing is
 //! taken from the host adapter before it is on the other.
@@ -200,13 +200,15 @@ impl Adopter {
             attempt: attempt.clone(),
             reason: error.to_string(),
         };
+        // In the end, that of the host adapter.
+        let mut index = None;
         for (adapter, kind) in [
             (&*request.interface, "uplink"),
             (host_adapter, "host adapter"),
         ] {
-            match self.host.is_up(adapter).map_err(failed)? {
-                Some(true) => {}
-                Some(false) => {
+            match self.host.link(adapter).map_err(failed)? {
+                Some(link) if link.up => index = Some(link.index),
+                Some(_) => {
                     let reason = format!(
                         "the {kind} {adapter} is down; bring it up with `ip link set {adapter} up`"
                     );
@@ -246,6 +248,7 @@ impl Adopter {
             arp_ignore,
             baggage,
             deadline: Some(now.instant + timeout),
+            index,
         });
         let last = self.adoptions.len() - 1;
         if let Err(error) = self.record.save(&self.adoptions) {
@@ -384,39 +387,47 @@ impl Adopter {
                     continue;
                 }
             };
-            let current = self.host.read(interface, now.wall);
-            let current = current.unwrap_or_else(|error| {
-                tracing::warn!(interface, %error, "the adapter cannot be read, and what is noted of it is taken");
-                Baggage::default()
-            });
-            let arp_ignore = self.arp_ignore(interface).or(adoption.arp_ignore);
-            let adoption = &mut self.adoptions[at];
-            if adoption.stage == Stage::Resting && !current.addresses.is_empty() {
-                // Whatever was changed meanwhile was changed by somebody.
-                adoption.baggage = current;
-            } else {
-                adoption.baggage.merge(current);
-            }
-            adoption.baggage.expire(now.wall);
-            (adoption.host_adapter, adoption.arp_ignore) = (host_adapter, arp_ignore);
-            adoption.stage = Stage::Confirmed;
-            adoption.deadline = Some(now.instant + WATCH);
-            let interface = adoption.interface.clone();
-            let taken = match self.record.save(&self.adoptions) {
-                Ok(()) => carry::take(&mut *self.host, &self.adoptions[at], now.wall)
-                    .map_err(|failure| failure.reason),
-                Err(error) => Err(error.to_string()),
-            };
-            match taken {
-                Ok(()) => tracing::info!(interface, "adopted again"),
-                Err(reason) => {
-                    tracing::error!(
-                        interface,
-                        reason,
-                        "the adapter cannot be adopted again, and has its addresses itself"
-                    );
-                    self.rest(at, now);
-                }
+            self.adoptions[at].host_adapter = host_adapter;
+            self.take_again(at, now);
+        }
+    }
+
+    /// Gives the host adapter what it had, or what the adapter has been given since.
+    fn take_again(&mut self, at: usize, now: Now) {
+        let interface = self.adoptions[at].interface.clone();
+        let current = self.host.read(&interface, now.wall);
+        let current = current.unwrap_or_else(|error| {
+            tracing::warn!(interface, %error, "the adapter cannot be read, and what is noted of it is taken");
+            Baggage::default()
+        });
+        let arp_ignore = self.arp_ignore(&interface);
+        let adoption = &mut self.adoptions[at];
+        if adoption.stage == Stage::Resting && !current.addresses.is_empty() {
+            // Whatever was changed meanwhile was changed by somebody.
+            adoption.baggage = current;
+        } else {
+            adoption.baggage.merge(current);
+        }
+        adoption.baggage.expire(now.wall);
+        adoption.arp_ignore = arp_ignore.or(adoption.arp_ignore);
+        adoption.stage = Stage::Confirmed;
+        adoption.deadline = Some(now.instant + WATCH);
+        let link = self.host.link(&adoption.host_adapter);
+        adoption.index = link.ok().flatten().map(|link| link.index);
+        let taken = match self.record.save(&self.adoptions) {
+            Ok(()) => carry::take(&mut *self.host, &self.adoptions[at], now.wall)
+                .map_err(|failure| failure.reason),
+            Err(error) => Err(error.to_string()),
+        };
+        match taken {
+            Ok(()) => tracing::info!(interface, "adopted again"),
+            Err(reason) => {
+                tracing::error!(
+                    interface,
+                    reason,
+                    "the adapter cannot be adopted again, and has its addresses itself"
+                );
+                self.rest(at, now);
             }
         }
     }
@@ -468,20 +479,31 @@ impl Adopter {
         }
     }
 
-    /// Gives an adapter its addresses back if the host adapter is gone with them.
+    /// Gives an adapter its addresses back if the host adapter is gone with them, and takes them again if there is another.
     fn watch(&mut self, at: usize, now: Now) {
         let adoption = &mut self.adoptions[at];
         adoption.deadline = Some(now.instant + WATCH);
-        let is_gone = |adapter: &str, host: &mut dyn Host| matches!(host.is_up(adapter), Ok(None));
-        let host = &mut *self.host;
-        // Where both are, one has to come back first.
-        if is_gone(&adoption.host_adapter, host) && !is_gone(&adoption.interface, host) {
-            tracing::error!(
-                interface = adoption.interface,
-                host_adapter = adoption.host_adapter,
-                "the host adapter is gone, and the adapter gets its addresses back until the daemon is started again"
-            );
-            self.rest(at, now);
+        let Ok(link) = self.host.link(&adoption.host_adapter) else {
+            return;
+        };
+        match link {
+            Some(link) if link.up && adoption.index != Some(link.index) => self.take_again(at, now),
+            // Where both are gone, one has to come back first.
+            None if adoption.index.is_some()
+                && matches!(self.host.link(&adoption.interface), Ok(Some(_))) =>
+            {
+                tracing::error!(
+                    interface = adoption.interface,
+                    host_adapter = adoption.host_adapter,
+                    "the host adapter is gone, and the adapter gets its addresses back until there is another"
+                );
+                self.rest(at, now);
+                let adoption = &mut self.adoptions[at];
+                if adoption.stage == Stage::Resting {
+                    (adoption.index, adoption.deadline) = (None, Some(now.instant + WATCH));
+                }
+            }
+            Some(_) | None => {}
         }
     }
 

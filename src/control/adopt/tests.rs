@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::carry::OWN_ALONE;
-use super::host::{Change, Host, ReadError};
+use super::host::{Change, Host, Link, ReadError};
 use super::record::{Address, Adoption, Baggage, Record, Route, Stage};
 use super::request::{Request, planned_uplinks};
 use super::{AdoptError, Adopter, RETRY, WATCH};
@@ -30,6 +30,7 @@ struct Adapter {
     addresses: BTreeMap<String, Address>,
     routes: BTreeMap<String, Route>,
     arp_ignore: u8,
+    index: u32,
 }
 
 /// The host, which follows the kernel's rules that matter here.
@@ -127,8 +128,11 @@ impl Simulated {
 }
 
 impl Host for Simulated {
-    fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>> {
-        Ok(self.world().adapters.get(adapter).map(|one| !one.down))
+    fn link(&mut self, adapter: &str) -> io::Result<Option<Link>> {
+        Ok(self.world().adapters.get(adapter).map(|one| Link {
+            index: one.index,
+            up: !one.down,
+        }))
     }
 
     fn read(&mut self, adapter: &str, _now: SystemTime) -> Result<Baggage, ReadError> {
@@ -791,10 +795,43 @@ fn an_adapter_gets_its_addresses_back_when_the_host_adapter_vanishes() {
     site.advance(WATCH.as_secs());
     assert_eq!(site.stages(), [Stage::Resting]);
     assert_eq!(site.adapter("eth1"), before);
-    assert_eq!(site.adopter.poll_timeout(), None);
-    site.restart(true);
-    site.resume(&plan());
-    assert_eq!(site.adapter("vmnet0"), adopted);
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.adapter("eth1"), before);
+    let another = Adapter {
+        index: 7,
+        ..Adapter::default()
+    };
+    for down in [true, false] {
+        let vmnet0 = Adapter {
+            down,
+            ..another.clone()
+        };
+        let mut world = site.host.world();
+        world.adapters.insert("vmnet0".to_owned(), vmnet0);
+        drop(world);
+        site.advance(WATCH.as_secs());
+    }
+    assert_eq!(site.stages(), [Stage::Confirmed]);
+    assert_eq!(site.adapter("vmnet0").addresses, adopted.addresses);
+}
+
+#[test]
+fn another_host_adapter_of_the_same_name_is_given_what_went_with_the_first() {
+    let mut site = Site::new();
+    site.adopt().unwrap();
+    site.confirm().unwrap();
+    let adopted = site.adapter("vmnet0");
+    let another = Adapter {
+        index: 7,
+        ..Adapter::default()
+    };
+    let mut world = site.host.world();
+    world.adapters.insert("vmnet0".to_owned(), another);
+    drop(world);
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.adapter("vmnet0").addresses, adopted.addresses);
+    assert_eq!(site.adapter("vmnet0").routes, adopted.routes);
+    assert_eq!(site.adapter("eth1").addresses, BTreeMap::new());
 }
 
 #[test]
@@ -863,6 +900,7 @@ proptest! {
             arp_ignore: None,
             baggage: baggage.clone(),
             deadline: None,
+            index: None,
         };
         let _ = super::endpoints::Adopted::from(&adoption);
         record.save(&[adoption]).unwrap();
