@@ -128,18 +128,6 @@ const DISCOVERY: [(&str, Discovery); 4] = [
     ("off", Discovery::Off),
 ];
 
-/// Returns the word for a way of spreading ports or frames.
-pub fn balancing_word(balancing: LoadBalancing) -> &'static str {
-    match balancing {
-        LoadBalancing::PortId => "port-id",
-        LoadBalancing::SourceMac => "source-mac",
-        LoadBalancing::IpHash => "ip-hash",
-        LoadBalancing::Explicit => "explicit",
-        LoadBalancing::LoadBased => "load-based",
-        LoadBalancing::Lacp(_) => "lacp",
-    }
-}
-
 impl Team {
     pub(super) fn read(mut section: Section, problems: &mut Problems) -> Self {
         let lacp = section

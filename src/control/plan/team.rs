@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::control::config;
 use crate::control::config::network::Network;
-use crate::control::config::team::{self, Discovery, Lacp, balancing_word};
+use crate::control::config::team::{self, Discovery, Lacp};
 use crate::control::plan::uplinks;
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::Adapter;
@@ -97,18 +97,6 @@ impl Team {
             discovery: typed.discovery,
             lacp,
         })
-    }
-
-    /// Returns the word for what an uplink does by the network's own policy.
-    pub fn role(&self, uplink: &Uplink) -> &'static str {
-        let own = &self.policies[0];
-        if own.active.contains(&uplink.name) {
-            "active"
-        } else if own.standby.contains(&uplink.name) {
-            "standby"
-        } else {
-            "unused"
-        }
     }
 }
 
@@ -209,7 +197,7 @@ fn check(policy: &Policy, keys: &team::Policy, path: &str, problems: &mut Proble
 
 /// A sentence about a team whose uplinks are one channel.
 fn channel(balancing: LoadBalancing, rest: &str) -> String {
-    let word = balancing_word(balancing);
+    let word = balancing.name();
     format!("the channel that load_balancing = {word:?} makes {rest}")
 }
 
