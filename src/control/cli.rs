@@ -276,6 +276,9 @@ impl ShowArgs {
         let endpoint = ask.endpoint();
         match ask {
             Ask::Show => self.print(endpoint, |adopted: &Vec<Adopted>| {
+                if adopted.is_empty() {
+                    return "nothing is adopted".to_owned();
+                }
                 let lines: Vec<_> = adopted.iter().map(|one| ask.render(one)).collect();
                 lines.join("\n")
             }),
@@ -291,7 +294,11 @@ impl ShowArgs {
         let mut answer = client::get(&self.control_socket()?, endpoint)?;
         if let (Some(network), Ok(whole)) = (network, serde_json::from_slice::<Topology>(&answer)) {
             let part = whole.of(network).with_context(|| {
-                let hint = did_you_mean(network, whole.networks().map(|one| one.name.as_str()));
+                let names: Vec<_> = whole.networks().map(|one| &*one.name).collect();
+                let hint = match did_you_mean(network, names.iter().copied()) {
+                    hint if hint.is_empty() => format!("; there is {}", names.join(", ")),
+                    hint => hint,
+                };
                 format!("cannot draw network {network:?}: there is no such network{hint}")
             })?;
             answer = serde_json::to_vec_pretty(&part)?.into();
