@@ -651,6 +651,10 @@ mod tests {
         ] {
             assert!(page.contains(word), "{word} is missing in\n{page}");
         }
+        assert!(
+            !page.contains("vmlan-adopt(1)"),
+            "there is one page: {page}"
+        );
     }
 
     #[test]
