@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::control::config;
 use crate::control::config::network::Network;
-use crate::control::config::team::{self, Discovery, Lacp};
+use crate::control::config::team::{self, Discovery, Lacp, Uplinks};
 use crate::control::plan::uplinks;
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::Adapter;
@@ -111,9 +111,9 @@ fn is_channel(balancing: LoadBalancing) -> bool {
     }
 }
 
-fn names(list: Option<&Vec<Adapter>>) -> Vec<String> {
+fn names(list: Option<&Uplinks>) -> Vec<String> {
     let list = list.into_iter().flatten();
-    list.map(|Adapter(name)| name.clone()).collect()
+    list.map(|(_, Adapter(name))| name.clone()).collect()
 }
 
 fn own_policy(typed: &team::Team, path: &str, problems: &mut Problems) -> Policy {
@@ -220,7 +220,7 @@ impl Override<'_> {
         self.check_channel(typed, own, problems);
         let said = self.uplinks(typed, problems);
         // Where a list is not said it is the network's, without those that the port group has elsewhere.
-        let list = |said: Option<&Vec<Adapter>>, inherited: &[String], all: &[String]| match said {
+        let list = |said: Option<&Uplinks>, inherited: &[String], all: &[String]| match said {
             Some(list) => names(Some(list)),
             None => inherited
                 .iter()
@@ -268,7 +268,7 @@ impl Override<'_> {
     fn uplinks(&self, typed: &team::Policy, problems: &mut Problems) -> Vec<String> {
         let mut said: BTreeMap<&str, String> = BTreeMap::new();
         for (key, list) in typed.lists() {
-            for (index, Adapter(name)) in list.into_iter().flatten().enumerate() {
+            for (index, Adapter(name)) in list.into_iter().flatten() {
                 let path = format!("{}.{key}[{index}]", self.path);
                 let all = || self.uplinks.iter().map(|uplink| uplink.name.as_str());
                 if let Some(earlier) = said.get(name.as_str()) {
