@@ -47,6 +47,7 @@ use crate::net::Now;
 mod carry;
 pub mod command;
 pub mod endpoints;
+mod exchange;
 pub mod host;
 pub mod kernel;
 pub mod record;
@@ -345,6 +346,9 @@ impl Adopter {
                 continue;
             }
             match self.put_back(at, now) {
+                Ok(()) if stage == Stage::Returning => {
+                    tracing::warn!(interface, "the adoption is undone at last")
+                }
                 Ok(()) => {
                     tracing::warn!(interface, "the adoption was not confirmed, and is undone")
                 }
