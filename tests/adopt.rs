@@ -473,6 +473,49 @@ fn a_daemon_that_was_killed_before_anybody_confirmed_gives_everything_back_when_
 }
 
 #[test]
+fn a_daemon_that_was_killed_gives_everything_back_even_if_the_next_one_refuses_its_file() {
+    in_namespace(|| {
+        let peer = Peer::new();
+        let mut site = Site::new();
+        site.adopt("eth1 --network lan").unwrap();
+        site.adopt("--confirm").unwrap();
+        let text = std::fs::read_to_string(site.config()).unwrap();
+        let broken = text.replace("[\"eth1\"]", "[\"eth1\", \"eth9\"]");
+        std::fs::write(site.config(), broken).unwrap();
+        let refused = |site: &Site| {
+            let mut run = vmlan();
+            let output = run.arg("run").arg("--config").arg(site.config()).output();
+            assert_eq!(output.unwrap().status.code(), Some(1));
+        };
+        refused(&site);
+        all_on("vmnet0");
+        site.end("-KILL");
+        refused(&site);
+        peer.hears();
+        all_on("eth1");
+        std::fs::write(site.config(), text).unwrap();
+        site.start();
+        all_on("vmnet0");
+    });
+}
+
+#[test]
+fn a_host_adapter_that_was_deleted_comes_back_with_what_it_had() {
+    in_namespace(|| {
+        let peer = Peer::new();
+        let site = Site::new();
+        site.adopt("eth1 --network lan").unwrap();
+        site.adopt("--confirm").unwrap();
+        ip("link del vmnet0");
+        until("the host adapter is back", || {
+            has("vmnet0").len() == OWNED.len()
+        });
+        all_on("vmnet0");
+        peer.hears();
+    });
+}
+
+#[test]
 fn what_cannot_be_adopted_is_refused_in_its_own_words_and_stays() {
     in_namespace(|| {
         let _peer = Peer::new();

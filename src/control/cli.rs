@@ -194,7 +194,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let (name, file, mut problems) = source.read()?;
             let plan = planned(&file, &mut problems);
             present(&plan, adapters(), &mut problems);
-            let plan = fit(plan, &name, &problems)?;
+            let state_dir = plan.state_dir.clone();
+            let plan =
+                fit(plan, &name, &problems).inspect_err(|_| daemon::give_back(&state_dir))?;
             for warning in problems.warnings() {
                 tracing::warn!("{name}: {warning}");
             }
@@ -274,6 +276,9 @@ impl ShowArgs {
         let endpoint = ask.endpoint();
         match ask {
             Ask::Show => self.print(endpoint, |adopted: &Vec<Adopted>| {
+                if adopted.is_empty() {
+                    return "nothing is adopted".to_owned();
+                }
                 let lines: Vec<_> = adopted.iter().map(|one| ask.render(one)).collect();
                 lines.join("\n")
             }),
@@ -289,7 +294,11 @@ impl ShowArgs {
         let mut answer = client::get(&self.control_socket()?, endpoint)?;
         if let (Some(network), Ok(whole)) = (network, serde_json::from_slice::<Topology>(&answer)) {
             let part = whole.of(network).with_context(|| {
-                let hint = did_you_mean(network, whole.networks().map(|one| one.name.as_str()));
+                let names: Vec<_> = whole.networks().map(|one| &*one.name).collect();
+                let hint = match did_you_mean(network, names.iter().copied()) {
+                    hint if hint.is_empty() => format!("; there is {}", names.join(", ")),
+                    hint => hint,
+                };
                 format!("cannot draw network {network:?}: there is no such network{hint}")
             })?;
             answer = serde_json::to_vec_pretty(&part)?.into();
@@ -642,6 +651,10 @@ mod tests {
         ] {
             assert!(page.contains(word), "{word} is missing in\n{page}");
         }
+        assert!(
+            !page.contains("vmlan-adopt(1)"),
+            "there is one page: {page}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! unmade in the opposite order, also when something on the way fails.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -45,7 +46,9 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             interrupt: signal(SignalKind::interrupt())?,
         }
     };
-    let runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir").context(start)?;
+    let runtime_dir = Directory::open(&plan.runtime_dir, 0o755, "runtime_dir")
+        .inspect_err(|_| give_back(&plan.state_dir))
+        .context(start)?;
     let same = runtime_dir.is_not(&plan.state_dir, "state_dir");
     same.context(start)?;
     let _state_dir = Directory::open(&plan.state_dir, 0o755, "state_dir").context(start)?;
@@ -99,6 +102,23 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     source.engine.stop();
     writer.finish();
     result
+}
+
+/// Gives adapters back what a daemon that was killed had adopted, where this one does not even begin.
+///
+/// A daemon that runs has locked the directory, and keeps what it has.
+pub fn give_back(state_dir: &Path) {
+    if !Adopter::has_record(state_dir) {
+        return;
+    }
+    let attempt = || -> anyhow::Result<()> {
+        let _state_dir = Directory::open(state_dir, 0o755, "state_dir")?;
+        Adopter::open(Box::new(Kernel), state_dir)?.rest_all(now());
+        Ok(())
+    };
+    if let Err(error) = attempt() {
+        tracing::warn!("addresses that were adopted are not given back: {error}");
+    }
 }
 
 fn now() -> Now {

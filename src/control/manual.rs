@@ -13,6 +13,12 @@ pub fn write(mut command: Command, out: &mut impl Write) -> io::Result<()> {
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    // The commands within it are listed as if each had a page of its own.
+    let mut page = String::from_utf8_lossy(&page).into_owned();
+    for within in command.get_subcommands().map(Command::get_name) {
+        page = page.replace(&format!("vmlan\\-{within}(1)"), &format!("vmlan {within}"));
+    }
+    let mut page = page.into_bytes();
     sections(&command, &mut page)?;
     out.write_all(&page)
 }

@@ -132,6 +132,16 @@ impl Section {
         key: &'static str,
         problems: &mut Problems,
     ) -> Option<Vec<T>> {
+        let list = self.placed(key, problems)?;
+        Some(list.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// Takes such a list, each value with its place in what was written, which not all of them need be fit for.
+    pub fn placed<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Vec<(usize, T)>> {
         let value = self.value(key)?;
         let values = match value.as_array() {
             Some(values) => values.clone(),
@@ -142,7 +152,7 @@ impl Section {
         for (index, value) in values.into_iter().enumerate() {
             let path = format!("{path}[{index}]");
             if let Value::String(text) = &value {
-                list.extend(parse(text, &path, problems));
+                list.extend(parse(text, &path, problems).map(|value| (index, value)));
             } else {
                 problems.error(path, format!("must be a string, not {}", kind(&value)));
             }

@@ -95,7 +95,21 @@ pub fn router() -> Router<Arc<Source>> {
             .post(|State(source): State<Arc<Source>>, body: Bytes| async {
                 answer(source, move |source| {
                     let request: Request = parsed("adopt", &body)?;
-                    let adopted = source.adopter.lock().adopt(&source.plan, &request, now())?;
+                    let mut adopter = source.adopter.lock();
+                    // Asked while nobody else can change it with regard to what is adopted.
+                    let snapshot = source.engine.snapshot();
+                    let snapshot = snapshot.ok_or_else(|| AdoptError::State {
+                        attempt: format!("adopt {}", request.interface),
+                        reason: "the worker does not answer; restart the daemon".to_owned(),
+                    })?;
+                    let networks = snapshot.networks.iter();
+                    let uplinks: Vec<&str> = networks
+                        .filter(|network| network.name == request.network)
+                        .filter_map(|network| network.team.as_ref())
+                        .flat_map(|team| &team.uplinks)
+                        .map(|uplink| &*uplink.name)
+                        .collect();
+                    let adopted = adopter.adopt(&source.plan, &uplinks, &request, now())?;
                     Ok(Adopted::from(&adopted))
                 })
                 .await
@@ -105,7 +119,7 @@ pub fn router() -> Router<Arc<Source>> {
             confirm,
             post(|State(source): State<Arc<Source>>| async {
                 answer(source, |source| {
-                    Ok(Adopted::from(&source.adopter.lock().confirm()?))
+                    Ok(Adopted::from(&source.adopter.lock().confirm(now())?))
                 })
                 .await
             }),
@@ -126,19 +140,22 @@ pub fn router() -> Router<Arc<Source>> {
         )
 }
 
-/// Undoes in time what nobody confirms: to be called after every change, on the control thread.
+/// Undoes in time what nobody confirms, for as long as it is polled.
 pub async fn keep_time(source: Arc<Source>) {
-    let next = |source: &Source| source.adopter.lock().poll_timeout();
-    // Asking takes a lock that a change may hold for a while.
-    let mut deadline = blocking(&source, next).await.flatten();
-    while let Some(at) = deadline {
-        tokio::time::sleep_until(at.into()).await;
+    loop {
+        // Takes a lock that a change may hold for a while.
         let handled = blocking(&source, |source| {
             let mut adopter = source.adopter.lock();
             adopter.handle_timeout(now());
             adopter.poll_timeout()
         });
-        deadline = handled.await.flatten();
+        match handled.await.flatten() {
+            None => source.adopter.told().await,
+            Some(at) => tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {}
+                () = source.adopter.told() => {}
+            },
+        }
     }
 }
 
@@ -160,12 +177,7 @@ async fn answer<T: Serialize + Send + 'static>(
     // A task of its own, since this one ends when the client hangs up.
     let task = tokio::spawn(async move {
         let done = blocking(&source, work).await;
-        let refused = |error: &AdoptError| {
-            matches!(error, AdoptError::Request { .. } | AdoptError::State { .. })
-        };
-        if !matches!(&done, Some(Err(error)) if refused(error)) {
-            tokio::spawn(keep_time(source));
-        }
+        source.adopter.tell();
         done
     });
     respond(task.await.ok().flatten())

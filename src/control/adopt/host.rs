@@ -67,14 +67,23 @@ pub enum ReadError {
     },
 }
 
+/// An adapter as it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// The kernel's number of it, which another one of the same name would not have.
+    pub index: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
 /// The host whose addresses move.
 pub trait Host: Send {
-    /// Whether an adapter is up; `None` where there is none of this name.
+    /// Returns the state of an adapter; `None` where there is none of this name.
     ///
     /// # Errors
     ///
     /// The kernel refuses.
-    fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>>;
+    fn link(&mut self, adapter: &str) -> io::Result<Option<Link>>;
 
     /// Returns the addresses of global scope, and the routes that do not follow from them.
     ///

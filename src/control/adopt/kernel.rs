@@ -14,10 +14,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkMessage, NetlinkPayload, Nla,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Nla};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage::{
     self, DelAddress, DelNeighbour, DelRoute, NewAddress, NewRoute,
@@ -31,14 +28,12 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference,
     RouteType, RouteVia,
 };
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE};
 
-use super::host::{Change, Host, ReadError};
+use super::exchange::{dump, exchange};
+use super::host::{Change, Host, Link, ReadError};
 use super::record::{Address, Baggage, Route};
 use crate::control::timestamp;
 
-/// How many answers of the kernel are read before it is given up.
-const ANSWERS: usize = 1 << 16;
 /// The table in which the kernel keeps the host's own addresses.
 const TABLE_LOCAL: u32 = 255;
 /// Who made a route that follows from an address.
@@ -55,8 +50,11 @@ const DISCARD: u16 = 9;
 pub struct Kernel;
 
 impl Host for Kernel {
-    fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>> {
-        Ok(link(adapter)?.map(|(_, flags)| flags.contains(LinkFlags::Up)))
+    fn link(&mut self, adapter: &str) -> io::Result<Option<Link>> {
+        Ok(link(adapter)?.map(|(index, flags)| Link {
+            index,
+            up: flags.contains(LinkFlags::Up),
+        }))
     }
 
     fn read(&mut self, adapter: &str, now: SystemTime) -> Result<Baggage, ReadError> {
@@ -297,55 +295,6 @@ fn is_heard(adapter: &str, ip: IpAddr) -> Result<bool, ReadError> {
         Ok(())
     })?;
     Ok(found)
-}
-
-fn dump(
-    message: RouteNetlinkMessage,
-    take: impl FnMut(RouteNetlinkMessage) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
-    exchange(message, NLM_F_DUMP, take)
-}
-
-/// Sends a message, and hands over the answers up to the one that ends them.
-fn exchange(
-    message: RouteNetlinkMessage,
-    flags: u16,
-    mut take: impl FnMut(RouteNetlinkMessage) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    // Lets the kernel leave out what is not asked for; an older one sends everything.
-    let _ = socket.set_netlink_get_strict_chk(true);
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
-    request.header.sequence_number = 1;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let ends = flags & (NLM_F_DUMP | NLM_F_ACK) != 0;
-    for _ in 0..ANSWERS {
-        let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::other(format!("it is not understood: {error}")))?;
-            let length = usize::try_from(answer.header.length).unwrap_or(rest.len());
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                NetlinkPayload::InnerMessage(message) => take(message)?,
-                _ => {}
-            }
-            if !ends {
-                return Ok(());
-            }
-        }
-    }
-    Err(io::Error::other("it does not end").into())
 }
 
 /// The flags that are not the kernel's own to decide.
@@ -776,9 +725,9 @@ mod tests {
     #[test]
     fn the_adapters_of_this_machine_can_be_read() {
         let mut kernel = Kernel;
-        assert_eq!(kernel.is_up("nowhere0").unwrap(), None);
+        assert_eq!(kernel.link("nowhere0").unwrap(), None);
         // A sandbox may keep netlink away.
-        if let Ok(Some(_)) = kernel.is_up("lo") {
+        if let Ok(Some(_)) = kernel.link("lo") {
             let lo = kernel.read("lo", SystemTime::now()).unwrap();
             assert!(
                 lo.addresses.iter().all(|one| !one.net.addr().is_ipv4()),

@@ -15,6 +15,9 @@
 //! ports are open it takes what was confirmed, as it is by then: it may have been changed while no daemon ran. A daemon that
 //! ends in order gives the addresses back first.
 //!
+//! What is confirmed is watched: when the host adapter goes away while the daemon runs, and takes the addresses with it,
+//! the uplink gets them back until there is another of this name.
+//!
 //! Going back does not stop at a failure: it puts back what it can, and tries the rest again after [`RETRY`]. Nothing is
 //! taken from the host adapter before it is on the other.
 //!
@@ -34,7 +37,9 @@ use std::time::{Duration, Instant};
 use self::carry::Failure;
 use self::host::{Host, ReadError};
 use self::record::{Adoption, Baggage, Record, RecordError, Stage};
-use self::request::{Request, destination, timeout};
+use self::request::{Request, destination, planned_uplinks, timeout};
+use tokio::sync::Notify;
+
 use crate::control::plan::Plan;
 use crate::control::timestamp;
 use crate::net::Now;
@@ -42,6 +47,7 @@ use crate::net::Now;
 mod carry;
 pub mod command;
 pub mod endpoints;
+mod exchange;
 pub mod host;
 pub mod kernel;
 pub mod record;
@@ -49,6 +55,8 @@ pub mod request;
 
 /// After how long what could not be put back is tried again.
 pub const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether the host adapter is still there.
+pub const WATCH: Duration = Duration::from_secs(5);
 /// How many addresses and routes move at most: more are a router's.
 const MOST: usize = 1024;
 
@@ -92,17 +100,33 @@ pub struct Adopter {
 }
 
 /// One adopter for all who ask.
-pub struct Shared(Mutex<Adopter>);
+pub struct Shared {
+    adopter: Mutex<Adopter>,
+    changed: Notify,
+}
 
 impl Shared {
     /// Shares an adopter.
     pub const fn new(adopter: Adopter) -> Self {
-        Self(Mutex::new(adopter))
+        Self {
+            adopter: Mutex::new(adopter),
+            changed: Notify::const_new(),
+        }
     }
 
     /// Waits until nobody else uses it.
     pub fn lock(&self) -> MutexGuard<'_, Adopter> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.adopter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whoever keeps the time that there may be something else to wait for.
+    pub fn tell(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until that has been told since it was last waited for.
+    pub async fn told(&self) {
+        self.changed.notified().await;
     }
 }
 
@@ -128,6 +152,11 @@ impl Adopter {
         })
     }
 
+    /// Tells whether a daemon with this state directory adopted something, and did not give it back for good.
+    pub fn has_record(state_dir: &Path) -> bool {
+        Record::new(state_dir).is_there()
+    }
+
     /// Returns what is adopted.
     pub fn adoptions(&self) -> &[Adoption] {
         &self.adoptions
@@ -141,12 +170,15 @@ impl Adopter {
 
     /// Moves an uplink's addresses and routes to a host adapter, until they are confirmed or it was too long.
     ///
+    /// `uplinks` are those of the network as it is, which need not be those of the plan.
+    ///
     /// # Errors
     ///
     /// It cannot be done, and everything is as it was.
     pub fn adopt(
         &mut self,
         plan: &Plan,
+        uplinks: &[&str],
         request: &Request,
         now: Now,
     ) -> Result<Adoption, AdoptError> {
@@ -159,7 +191,8 @@ impl Adopter {
             reason,
         };
         let timeout = timeout(request, &attempt)?;
-        let host_adapter = destination(plan, request).map_err(|reason| AdoptError::Request {
+        let destination = destination(plan, uplinks, request);
+        let host_adapter = destination.map_err(|reason| AdoptError::Request {
             attempt: attempt.clone(),
             reason,
         })?;
@@ -168,13 +201,15 @@ impl Adopter {
             attempt: attempt.clone(),
             reason: error.to_string(),
         };
+        // In the end, that of the host adapter.
+        let mut index = None;
         for (adapter, kind) in [
             (&*request.interface, "uplink"),
             (host_adapter, "host adapter"),
         ] {
-            match self.host.is_up(adapter).map_err(failed)? {
-                Some(true) => {}
-                Some(false) => {
+            match self.host.link(adapter).map_err(failed)? {
+                Some(link) if link.up => index = Some(link.index),
+                Some(_) => {
                     let reason = format!(
                         "the {kind} {adapter} is down; bring it up with `ip link set {adapter} up`"
                     );
@@ -214,6 +249,7 @@ impl Adopter {
             arp_ignore,
             baggage,
             deadline: Some(now.instant + timeout),
+            index,
         });
         let last = self.adoptions.len() - 1;
         if let Err(error) = self.record.save(&self.adoptions) {
@@ -239,7 +275,7 @@ impl Adopter {
     /// # Errors
     ///
     /// Nothing is pending, or the record cannot be written; then it is still pending.
-    pub fn confirm(&mut self) -> Result<Adoption, AdoptError> {
+    pub fn confirm(&mut self, now: Now) -> Result<Adoption, AdoptError> {
         let Some(at) = self.position(|one| one.stage == Stage::Pending) else {
             return Err(AdoptError::State {
                 attempt: "confirm an adoption".to_owned(),
@@ -249,7 +285,8 @@ impl Adopter {
         };
         let pending = self.adoptions[at].clone();
         let adoption = &mut self.adoptions[at];
-        (adoption.stage, adoption.until, adoption.deadline) = (Stage::Confirmed, None, None);
+        (adoption.stage, adoption.until) = (Stage::Confirmed, None);
+        adoption.deadline = Some(now.instant + WATCH);
         let confirmed = adoption.clone();
         if let Err(error) = self.record.save(&self.adoptions) {
             self.adoptions[at] = pending;
@@ -296,7 +333,7 @@ impl Adopter {
         }
     }
 
-    /// Undoes what was not confirmed in time, and tries again what could not be undone.
+    /// Undoes what was not confirmed in time, tries again what could not be undone, and looks after what was confirmed.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(at) =
             self.position(|one| one.deadline.is_some_and(|deadline| deadline <= now.instant))
@@ -304,7 +341,14 @@ impl Adopter {
             let Adoption {
                 interface, stage, ..
             } = self.adoptions[at].clone();
+            if matches!(stage, Stage::Confirmed | Stage::Resting) {
+                self.watch(at, now);
+                continue;
+            }
             match self.put_back(at, now) {
+                Ok(()) if stage == Stage::Returning => {
+                    tracing::warn!(interface, "the adoption is undone at last")
+                }
                 Ok(()) => {
                     tracing::warn!(interface, "the adoption was not confirmed, and is undone")
                 }
@@ -332,7 +376,8 @@ impl Adopter {
                 port_group: adoption.port_group.clone(),
                 timeout_s: None,
             };
-            let host_adapter = match destination(plan, &request) {
+            let uplinks = planned_uplinks(plan, &request.network);
+            let host_adapter = match destination(plan, &uplinks, &request) {
                 Ok(host_adapter) => host_adapter.to_owned(),
                 Err(reason) => {
                     tracing::warn!(
@@ -346,38 +391,47 @@ impl Adopter {
                     continue;
                 }
             };
-            let current = self.host.read(interface, now.wall);
-            let current = current.unwrap_or_else(|error| {
-                tracing::warn!(interface, %error, "the adapter cannot be read, and what is noted of it is taken");
-                Baggage::default()
-            });
-            let arp_ignore = self.arp_ignore(interface).or(adoption.arp_ignore);
-            let adoption = &mut self.adoptions[at];
-            if adoption.stage == Stage::Resting && !current.addresses.is_empty() {
-                // Whatever was changed meanwhile was changed by somebody.
-                adoption.baggage = current;
-            } else {
-                adoption.baggage.merge(current);
-            }
-            adoption.baggage.expire(now.wall);
-            (adoption.host_adapter, adoption.arp_ignore) = (host_adapter, arp_ignore);
-            adoption.stage = Stage::Confirmed;
-            let interface = adoption.interface.clone();
-            let taken = match self.record.save(&self.adoptions) {
-                Ok(()) => carry::take(&mut *self.host, &self.adoptions[at], now.wall)
-                    .map_err(|failure| failure.reason),
-                Err(error) => Err(error.to_string()),
-            };
-            match taken {
-                Ok(()) => tracing::info!(interface, "adopted again"),
-                Err(reason) => {
-                    tracing::error!(
-                        interface,
-                        reason,
-                        "the adapter cannot be adopted again, and has its addresses itself"
-                    );
-                    self.rest(at, now);
-                }
+            self.adoptions[at].host_adapter = host_adapter;
+            self.take_again(at, now);
+        }
+    }
+
+    /// Gives the host adapter what it had, or what the adapter has been given since.
+    fn take_again(&mut self, at: usize, now: Now) {
+        let interface = self.adoptions[at].interface.clone();
+        let current = self.host.read(&interface, now.wall);
+        let current = current.unwrap_or_else(|error| {
+            tracing::warn!(interface, %error, "the adapter cannot be read, and what is noted of it is taken");
+            Baggage::default()
+        });
+        let arp_ignore = self.arp_ignore(&interface);
+        let adoption = &mut self.adoptions[at];
+        if adoption.stage == Stage::Resting && !current.addresses.is_empty() {
+            // Whatever was changed meanwhile was changed by somebody.
+            adoption.baggage = current;
+        } else {
+            adoption.baggage.merge(current);
+        }
+        adoption.baggage.expire(now.wall);
+        adoption.arp_ignore = arp_ignore.or(adoption.arp_ignore);
+        adoption.stage = Stage::Confirmed;
+        adoption.deadline = Some(now.instant + WATCH);
+        let link = self.host.link(&adoption.host_adapter);
+        adoption.index = link.ok().flatten().map(|link| link.index);
+        let taken = match self.record.save(&self.adoptions) {
+            Ok(()) => carry::take(&mut *self.host, &self.adoptions[at], now.wall)
+                .map_err(|failure| failure.reason),
+            Err(error) => Err(error.to_string()),
+        };
+        match taken {
+            Ok(()) => tracing::info!(interface, "adopted again"),
+            Err(reason) => {
+                tracing::error!(
+                    interface,
+                    reason,
+                    "the adapter cannot be adopted again, and has its addresses itself"
+                );
+                self.rest(at, now);
             }
         }
     }
@@ -385,11 +439,20 @@ impl Adopter {
     /// Gives every adapter its addresses back, those that were confirmed until [`Adopter::resume`].
     ///
     /// To be called before the ports are closed. And before they are opened: an earlier daemon may have been killed, and
-    /// this one may not get far.
+    /// this one may not get far. An adapter that rests
+    /// already gets nothing if it has addresses, since whoever configures the host may have changed them.
     pub fn rest_all(&mut self, now: Now) {
         for at in (0..self.adoptions.len()).rev() {
             match self.adoptions[at].stage {
-                Stage::Confirmed | Stage::Resting => self.rest(at, now),
+                Stage::Confirmed => self.rest(at, now),
+                Stage::Resting => {
+                    // It has them, or what somebody gave it instead; or nothing, since the machine was started anew.
+                    let interface = &self.adoptions[at].interface;
+                    let current = self.host.read(interface, now.wall);
+                    if current.is_ok_and(|current| current.addresses.is_empty()) {
+                        self.rest(at, now);
+                    }
+                }
                 Stage::Pending | Stage::Returning => {
                     let interface = self.adoptions[at].interface.clone();
                     match self.put_back(at, now) {
@@ -409,13 +472,42 @@ impl Adopter {
         let problems = carry::give_back(&mut *self.host, &mut self.adoptions[at], now.wall);
         let adoption = &mut self.adoptions[at];
         if problems.is_empty() {
-            adoption.stage = Stage::Resting;
+            (adoption.stage, adoption.deadline) = (Stage::Resting, None);
         } else {
+            adoption.deadline = Some(now.instant + RETRY);
             let (interface, reason) = (&adoption.interface, problems.join("; "));
             tracing::error!(interface, reason, "the adapter did not get everything back");
         }
         if let Err(error) = self.record.save(&self.adoptions) {
             tracing::error!("{error}");
+        }
+    }
+
+    /// Gives an adapter its addresses back if the host adapter is gone with them, and takes them again if there is another.
+    fn watch(&mut self, at: usize, now: Now) {
+        let adoption = &mut self.adoptions[at];
+        adoption.deadline = Some(now.instant + WATCH);
+        let Ok(link) = self.host.link(&adoption.host_adapter) else {
+            return;
+        };
+        match link {
+            Some(link) if link.up && adoption.index != Some(link.index) => self.take_again(at, now),
+            // Where both are gone, one has to come back first.
+            None if adoption.index.is_some()
+                && matches!(self.host.link(&adoption.interface), Ok(Some(_))) =>
+            {
+                tracing::error!(
+                    interface = adoption.interface,
+                    host_adapter = adoption.host_adapter,
+                    "the host adapter is gone, and the adapter gets its addresses back until there is another"
+                );
+                self.rest(at, now);
+                let adoption = &mut self.adoptions[at];
+                if adoption.stage == Stage::Resting {
+                    (adoption.index, adoption.deadline) = (None, Some(now.instant + WATCH));
+                }
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -438,7 +530,9 @@ impl Adopter {
             });
         }
         if self.adoptions.iter().any(|one| one.interface == interface) {
-            return Err("it is adopted already; `vmlan adopt --undo` undoes it".to_owned());
+            return Err(format!(
+                "it is adopted already; `vmlan adopt --undo {interface}` undoes it"
+            ));
         }
         Ok(())
     }

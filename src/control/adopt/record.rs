@@ -161,10 +161,10 @@ impl Baggage {
 /// How far an adoption is.
 ///
 /// ```text
-///          move          confirm              stop
+///          move          confirm         stop, adapter gone
 /// (none) ───────▶ Pending ───────▶ Confirmed ◀──────▶ Resting
-///                    │ timeout,        │ undo   start    │ undo
-///                    ▼ undo            ▼                 ▼
+///                    │ timeout,        │ undo   start,   │ undo
+///                    ▼ undo            ▼ adapter is back ▼
 ///                 Returning ◀──────────┴─────────────────┘
 ///                    │ everything is back
 ///                    ▼
@@ -206,6 +206,9 @@ pub struct Adoption {
     /// When there is something to do by itself.
     #[serde(skip)]
     pub deadline: Option<Instant>,
+    /// The kernel's number of the host adapter that was given the addresses last, while it is there.
+    #[serde(skip)]
+    pub index: Option<u32>,
 }
 
 /// Why the record cannot be used.
@@ -257,6 +260,11 @@ impl Record {
     /// Names the record in a state directory, which need not be there yet.
     pub fn new(state_dir: &Path) -> Self {
         Self(state_dir.join(FILE))
+    }
+
+    /// Tells whether there is a file.
+    pub fn is_there(&self) -> bool {
+        self.0.exists()
     }
 
     /// Reads it; without a file, nothing is adopted.

@@ -50,8 +50,19 @@ pub(super) fn timeout(request: &Request, attempt: &str) -> Result<Duration, Adop
     })
 }
 
-/// Finds the host adapter that is to have the addresses; if there is none, why.
-pub(super) fn destination<'a>(plan: &'a Plan, request: &Request) -> Result<&'a str, String> {
+/// Returns the uplinks that a network has by the plan.
+pub(super) fn planned_uplinks<'a>(plan: &'a Plan, network: &str) -> Vec<&'a str> {
+    let team = plan.find_network(network).and_then(|one| one.team.as_ref());
+    let uplinks = team.into_iter().flat_map(|team| &team.uplinks);
+    uplinks.map(|uplink| &*uplink.name).collect()
+}
+
+/// Finds the host adapter that is to have the addresses of one of the network's uplinks; if there is none, why.
+pub(super) fn destination<'a>(
+    plan: &'a Plan,
+    uplinks: &[&str],
+    request: &Request,
+) -> Result<&'a str, String> {
     let Some(network) = plan.find_network(&request.network) else {
         let names: Vec<_> = plan.networks.iter().map(|one| &*one.name).collect();
         return Err(format!(
@@ -65,12 +76,13 @@ pub(super) fn destination<'a>(plan: &'a Plan, request: &Request) -> Result<&'a s
             network.mode.name()
         ));
     }
-    let uplinks = network.team.iter().flat_map(|team| &team.uplinks);
-    let names: Vec<_> = uplinks.map(|uplink| uplink.name.as_str()).collect();
-    if !names.contains(&request.interface.as_str()) {
+    if !uplinks.contains(&&*request.interface) {
+        let names = match uplinks {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
         return Err(format!(
-            "it is no uplink of the network; its team has {}",
-            names.join(", ")
+            "it is no uplink of the network; its team has {names}"
         ));
     }
     host_adapter(network, request.port_group.as_deref())

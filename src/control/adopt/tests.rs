@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::carry::OWN_ALONE;
-use super::host::{Change, Host, ReadError};
+use super::host::{Change, Host, Link, ReadError};
 use super::record::{Address, Adoption, Baggage, Record, Route, Stage};
-use super::request::Request;
-use super::{AdoptError, Adopter, RETRY};
+use super::request::{Request, planned_uplinks};
+use super::{AdoptError, Adopter, RETRY, WATCH};
 use crate::control::config::File;
 use crate::control::plan::Plan;
 use crate::control::problem::Problems;
@@ -30,6 +30,7 @@ struct Adapter {
     addresses: BTreeMap<String, Address>,
     routes: BTreeMap<String, Route>,
     arp_ignore: u8,
+    index: u32,
 }
 
 /// The host, which follows the kernel's rules that matter here.
@@ -127,8 +128,11 @@ impl Simulated {
 }
 
 impl Host for Simulated {
-    fn is_up(&mut self, adapter: &str) -> io::Result<Option<bool>> {
-        Ok(self.world().adapters.get(adapter).map(|one| !one.down))
+    fn link(&mut self, adapter: &str) -> io::Result<Option<Link>> {
+        Ok(self.world().adapters.get(adapter).map(|one| Link {
+            index: one.index,
+            up: !one.down,
+        }))
     }
 
     fn read(&mut self, adapter: &str, _now: SystemTime) -> Result<Baggage, ReadError> {
@@ -289,7 +293,12 @@ impl Site {
 
     fn adopt(&mut self) -> Result<Adoption, AdoptError> {
         let now = self.now();
-        self.adopter.adopt(&plan(), &request(), now)
+        self.adopter.adopt(&plan(), &["eth1"], &request(), now)
+    }
+
+    fn confirm(&mut self) -> Result<Adoption, AdoptError> {
+        let now = self.now();
+        self.adopter.confirm(now)
     }
 
     fn advance(&mut self, seconds: u64) {
@@ -424,7 +433,7 @@ fn a_move_that_can_neither_go_on_nor_back_is_tried_to_be_undone_until_it_is() {
         assert_eq!(site.stages(), [Stage::Returning]);
         let busy = site.adopt().unwrap_err().to_string();
         assert!(busy.contains("still being undone"), "{busy}");
-        assert!(site.adopter.confirm().is_err());
+        assert!(site.confirm().is_err());
         site.advance(RETRY.as_secs());
         assert_eq!(site.stages(), [Stage::Returning], "and fails again");
         site.heal();
@@ -449,7 +458,7 @@ fn what_is_not_confirmed_in_time_goes_back_and_not_before() {
     assert_eq!(site.adapters(), before);
     assert_eq!((site.stages(), site.record().len()), (Vec::new(), 0));
     assert_eq!(site.adopter.poll_timeout(), None);
-    let error = site.adopter.confirm().unwrap_err().to_string();
+    let error = site.confirm().unwrap_err().to_string();
     assert!(error.contains("none is pending"), "{error}");
 }
 
@@ -483,7 +492,7 @@ fn what_is_confirmed_stays_and_moves_with_the_daemon() {
     let mut site = Site::new();
     let before = site.adapters();
     site.adopt().unwrap();
-    assert_eq!(site.adopter.confirm().unwrap().stage, Stage::Confirmed);
+    assert_eq!(site.confirm().unwrap().stage, Stage::Confirmed);
     site.advance(3600);
     let adopted = site.adapters();
     assert_eq!(site.adapter("vmnet0").addresses, before["eth1"].addresses);
@@ -529,7 +538,7 @@ fn what_cannot_be_taken_again_stays_at_the_adapter_and_is_taken_the_next_time() 
         let mut site = Site::new();
         let before = site.adapters();
         site.adopt().unwrap();
-        site.adopter.confirm().unwrap();
+        site.confirm().unwrap();
         let adopted = site.adapters();
         site.restart(false);
         site.fail([step], false);
@@ -549,8 +558,9 @@ fn what_cannot_be_taken_again_stays_at_the_adapter_and_is_taken_the_next_time() 
 fn an_address_that_was_changed_while_no_daemon_ran_is_the_one_that_is_taken() {
     let mut site = Site::new();
     site.adopt().unwrap();
-    site.adopter.confirm().unwrap();
-    site.restart(false);
+    site.confirm().unwrap();
+    let now = site.now();
+    site.adopter.rest_all(now);
     {
         let mut world = site.host.world();
         let eth1 = world.adapters.get_mut("eth1").unwrap();
@@ -558,16 +568,35 @@ fn an_address_that_was_changed_while_no_daemon_ran_is_the_one_that_is_taken() {
         eth1.addresses
             .insert("10.0.0.9/24".to_owned(), address("10.0.0.9/24"));
     }
+    let changed = site.adapter("eth1");
+    site.restart(true);
+    assert_eq!(site.adapter("eth1"), changed);
     site.resume(&plan());
     let taken: Vec<_> = site.adapter("vmnet0").addresses.into_keys().collect();
     assert_eq!(taken, ["10.0.0.6/24", "10.0.0.9/24", "fd00::5/64"]);
 }
 
 #[test]
+fn an_adapter_that_has_lost_its_addresses_while_the_machine_was_off_gets_them_back_first() {
+    let mut site = Site::new();
+    let before = site.adapter("eth1");
+    site.adopt().unwrap();
+    site.confirm().unwrap();
+    let now = site.now();
+    site.adopter.rest_all(now);
+    {
+        let mut world = site.host.world();
+        world.adapters.insert("eth1".to_owned(), Adapter::default());
+    }
+    site.restart(true);
+    assert_eq!(site.adapter("eth1"), before);
+}
+
+#[test]
 fn what_was_confirmed_is_taken_from_the_record_where_the_adapter_cannot_have_it() {
     let mut site = Site::new();
     site.adopt().unwrap();
-    site.adopter.confirm().unwrap();
+    site.confirm().unwrap();
     let adopted = site.adapter("vmnet0");
     let eth1 = site.host.world().adapters.remove("eth1").unwrap();
     site.restart(true);
@@ -585,7 +614,7 @@ fn an_adoption_that_the_configuration_has_no_place_for_is_undone() {
     let mut site = Site::new();
     let before = site.adapters();
     site.adopt().unwrap();
-    site.adopter.confirm().unwrap();
+    site.confirm().unwrap();
     let other = planned("[network.lan]\nmode = \"bridged\"\nteam.active = [\"eth1\"]\n");
     site.restart(true);
     site.resume(&other);
@@ -612,7 +641,7 @@ fn an_address_that_ended_is_not_made_again_and_one_that_was_prolonged_is() {
         set(&site, "eth1", Some(lease(100)));
         site.seconds = 0;
         site.adopt().unwrap();
-        site.adopter.confirm().unwrap();
+        site.confirm().unwrap();
         site.seconds = 200;
         set(&site, "vmnet0", prolonged.then(|| lease(300)));
         let now = site.now();
@@ -634,7 +663,7 @@ fn nothing_is_touched_where_it_cannot_be_noted() {
     std::fs::remove_dir(state.join("adopted.json.new")).unwrap();
     site.adopt().unwrap();
     std::fs::create_dir(state.join("adopted.json.new")).unwrap();
-    site.adopter.confirm().unwrap_err();
+    site.confirm().unwrap_err();
     assert_eq!(site.stages(), [Stage::Pending], "and goes back in time");
 }
 
@@ -717,7 +746,10 @@ fn a_request_that_cannot_be_met_is_refused_before_anything_is_touched() {
         let mut request = request();
         twist(&mut request, &mut site.host.world());
         let now = site.now();
-        let error = site.adopter.adopt(&plan(), &request, now).unwrap_err();
+        let plan = plan();
+        let uplinks = planned_uplinks(&plan, &request.network);
+        let result = site.adopter.adopt(&plan, &uplinks, &request, now);
+        let error = result.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(
             matches!(error, AdoptError::Request { .. }),
@@ -738,9 +770,80 @@ fn one_adoption_is_pending_at_a_time_and_an_adapter_is_adopted_once() {
         pending.to_string().contains("is pending; first"),
         "{pending}"
     );
-    site.adopter.confirm().unwrap();
+    site.confirm().unwrap();
     let adopted = site.adopt().unwrap_err().to_string();
     assert!(adopted.contains("it is adopted already"), "{adopted}");
+}
+
+#[test]
+fn an_adapter_gets_its_addresses_back_when_the_host_adapter_vanishes() {
+    let mut site = Site::new();
+    let before = site.adapter("eth1");
+    site.adopt().unwrap();
+    site.confirm().unwrap();
+    let adopted = site.adapter("vmnet0");
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.stages(), [Stage::Confirmed]);
+    let eth1 = {
+        let mut world = site.host.world();
+        world.adapters.remove("vmnet0");
+        world.adapters.remove("eth1").unwrap()
+    };
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.stages(), [Stage::Confirmed], "it has no place to go");
+    site.host.world().adapters.insert("eth1".to_owned(), eth1);
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.stages(), [Stage::Resting]);
+    assert_eq!(site.adapter("eth1"), before);
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.adapter("eth1"), before);
+    let another = Adapter {
+        index: 7,
+        ..Adapter::default()
+    };
+    for down in [true, false] {
+        let vmnet0 = Adapter {
+            down,
+            ..another.clone()
+        };
+        let mut world = site.host.world();
+        world.adapters.insert("vmnet0".to_owned(), vmnet0);
+        drop(world);
+        site.advance(WATCH.as_secs());
+    }
+    assert_eq!(site.stages(), [Stage::Confirmed]);
+    assert_eq!(site.adapter("vmnet0").addresses, adopted.addresses);
+}
+
+#[test]
+fn another_host_adapter_of_the_same_name_is_given_what_went_with_the_first() {
+    let mut site = Site::new();
+    site.adopt().unwrap();
+    site.confirm().unwrap();
+    let adopted = site.adapter("vmnet0");
+    let another = Adapter {
+        index: 7,
+        ..Adapter::default()
+    };
+    let mut world = site.host.world();
+    world.adapters.insert("vmnet0".to_owned(), another);
+    drop(world);
+    site.advance(WATCH.as_secs());
+    assert_eq!(site.adapter("vmnet0").addresses, adopted.addresses);
+    assert_eq!(site.adapter("vmnet0").routes, adopted.routes);
+    assert_eq!(site.adapter("eth1").addresses, BTreeMap::new());
+}
+
+#[test]
+fn an_uplink_is_one_that_the_network_has_now() {
+    let mut site = Site::new();
+    let now = site.now();
+    let mut adopt = |uplinks: &[&str]| site.adopter.adopt(&plan(), uplinks, &request(), now);
+    for (uplinks, words) in [(&["eth7"][..], "has eth7"), (&[], "has none")] {
+        let error = adopt(uplinks).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    adopt(&["eth7", "eth1"]).unwrap();
 }
 
 #[test]
@@ -797,6 +900,7 @@ proptest! {
             arp_ignore: None,
             baggage: baggage.clone(),
             deadline: None,
+            index: None,
         };
         let _ = super::endpoints::Adopted::from(&adoption);
         record.save(&[adoption]).unwrap();

@@ -30,15 +30,18 @@ pub struct Team {
     pub lacp: Option<Lacp>,
 }
 
+/// Uplinks, each with its place in the list as it was typed.
+pub type Uplinks = Vec<(usize, Adapter)>;
+
 /// How ports are spread over which uplinks. What was not said is the network's, or the usual.
 #[derive(Debug, Default)]
 pub struct Policy {
     /// The uplinks that are used.
-    pub active: Option<Vec<Adapter>>,
+    pub active: Option<Uplinks>,
     /// Those that take the place of one that fails.
-    pub standby: Option<Vec<Adapter>>,
+    pub standby: Option<Uplinks>,
     /// Those that are not used.
-    pub unused: Option<Vec<Adapter>>,
+    pub unused: Option<Uplinks>,
     /// By what ports or frames are spread; LACP's hash is said elsewhere.
     pub load_balancing: Option<LoadBalancing>,
     /// How an uplink is found to have failed.
@@ -128,18 +131,6 @@ const DISCOVERY: [(&str, Discovery); 4] = [
     ("off", Discovery::Off),
 ];
 
-/// Returns the word for a way of spreading ports or frames.
-pub fn balancing_word(balancing: LoadBalancing) -> &'static str {
-    match balancing {
-        LoadBalancing::PortId => "port-id",
-        LoadBalancing::SourceMac => "source-mac",
-        LoadBalancing::IpHash => "ip-hash",
-        LoadBalancing::Explicit => "explicit",
-        LoadBalancing::LoadBased => "load-based",
-        LoadBalancing::Lacp(_) => "lacp",
-    }
-}
-
 impl Team {
     pub(super) fn read(mut section: Section, problems: &mut Problems) -> Self {
         let lacp = section
@@ -192,9 +183,9 @@ impl Policy {
         // "Rolling" is the order that an uplink does not come back to its place in.
         let rolling = section.alias("failback", &["rollingOrder"], problems);
         Self {
-            active: section.list("active", problems),
-            standby: section.list("standby", problems),
-            unused: section.list("unused", problems),
+            active: section.placed("active", problems),
+            standby: section.placed("standby", problems),
+            unused: section.placed("unused", problems),
             load_balancing: word(
                 section,
                 "load_balancing",
@@ -220,7 +211,7 @@ impl Policy {
     }
 
     /// Returns the lists of uplinks, each with its key.
-    pub fn lists(&self) -> [(&'static str, Option<&Vec<Adapter>>); 3] {
+    pub fn lists(&self) -> [(&'static str, Option<&Uplinks>); 3] {
         [
             ("active", self.active.as_ref()),
             ("standby", self.standby.as_ref()),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::port_group::PortGroup;
 use super::security::Preset;
-use super::team::{Discovery, Lacp, Team};
+use super::team::{Discovery, Lacp, Team, Uplinks};
 use super::*;
 use crate::net::storm::Limits;
 use crate::net::team::lacp::{Mode, Rate};
@@ -42,11 +42,12 @@ fn vlan(number: u16) -> VlanId {
     VlanId::new(number).unwrap()
 }
 
-fn adapters(names: &[&str]) -> Option<Vec<Adapter>> {
+fn adapters(names: &[&str]) -> Option<Uplinks> {
     Some(
         names
             .iter()
             .map(|name| Adapter((*name).to_owned()))
+            .enumerate()
             .collect(),
     )
 }

@@ -364,7 +364,7 @@ fn uplinks(network: &config::network::Network, path: &str) -> Vec<(String, Strin
     let lists = network.team.iter().flat_map(|team| team.policy.lists());
     lists
         .flat_map(|(key, list)| {
-            let list = list.into_iter().flatten().enumerate();
+            let list = list.into_iter().flatten();
             list.map(move |(index, Adapter(name))| {
                 (format!("{path}.team.{key}[{index}]"), name.clone())
             })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::control::config;
 use crate::control::config::network::Network;
-use crate::control::config::team::{self, Discovery, Lacp, balancing_word};
+use crate::control::config::team::{self, Discovery, Lacp, Uplinks};
 use crate::control::plan::uplinks;
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::Adapter;
@@ -98,18 +98,6 @@ impl Team {
             lacp,
         })
     }
-
-    /// Returns the word for what an uplink does by the network's own policy.
-    pub fn role(&self, uplink: &Uplink) -> &'static str {
-        let own = &self.policies[0];
-        if own.active.contains(&uplink.name) {
-            "active"
-        } else if own.standby.contains(&uplink.name) {
-            "standby"
-        } else {
-            "unused"
-        }
-    }
 }
 
 /// Whether all uplinks are one channel for the switch at their other end.
@@ -123,9 +111,9 @@ fn is_channel(balancing: LoadBalancing) -> bool {
     }
 }
 
-fn names(list: Option<&Vec<Adapter>>) -> Vec<String> {
+fn names(list: Option<&Uplinks>) -> Vec<String> {
     let list = list.into_iter().flatten();
-    list.map(|Adapter(name)| name.clone()).collect()
+    list.map(|(_, Adapter(name))| name.clone()).collect()
 }
 
 fn own_policy(typed: &team::Team, path: &str, problems: &mut Problems) -> Policy {
@@ -209,7 +197,7 @@ fn check(policy: &Policy, keys: &team::Policy, path: &str, problems: &mut Proble
 
 /// A sentence about a team whose uplinks are one channel.
 fn channel(balancing: LoadBalancing, rest: &str) -> String {
-    let word = balancing_word(balancing);
+    let word = balancing.name();
     format!("the channel that load_balancing = {word:?} makes {rest}")
 }
 
@@ -232,7 +220,7 @@ impl Override<'_> {
         self.check_channel(typed, own, problems);
         let said = self.uplinks(typed, problems);
         // Where a list is not said it is the network's, without those that the port group has elsewhere.
-        let list = |said: Option<&Vec<Adapter>>, inherited: &[String], all: &[String]| match said {
+        let list = |said: Option<&Uplinks>, inherited: &[String], all: &[String]| match said {
             Some(list) => names(Some(list)),
             None => inherited
                 .iter()
@@ -280,7 +268,7 @@ impl Override<'_> {
     fn uplinks(&self, typed: &team::Policy, problems: &mut Problems) -> Vec<String> {
         let mut said: BTreeMap<&str, String> = BTreeMap::new();
         for (key, list) in typed.lists() {
-            for (index, Adapter(name)) in list.into_iter().flatten().enumerate() {
+            for (index, Adapter(name)) in list.into_iter().flatten() {
                 let path = format!("{}.{key}[{index}]", self.path);
                 let all = || self.uplinks.iter().map(|uplink| uplink.name.as_str());
                 if let Some(earlier) = said.get(name.as_str()) {

@@ -173,6 +173,21 @@ fn long_lists_are_taken_as_far_as_an_option_can_be_sent() {
 }
 
 #[test]
+fn an_uplink_is_known_by_its_place_among_those_that_are_none() {
+    let text = "[network.n]\nmode = \"bridged\"\nteam.active = [\"a/b\", \"e1\", \"e1\"]\n\
+        [network.n.port_group.g]\nteam.active = [7, \"e2\"]";
+    assert_eq!(
+        problems(text),
+        [
+            "network.n.team.active[0]: \"a/b\" cannot be the name of a network adapter",
+            "network.n.team.active[2]: \"e1\" is taken already, by network.n.team.active[1]",
+            "network.n.port_group.g.team.active[0]: must be a string, not a whole number",
+            "network.n.port_group.g.team.active[1]: \"e2\" is not an uplink of network \"n\"; did you mean \"e1\"?",
+        ]
+    );
+}
+
+#[test]
 fn problems_of_dhcp_are_reported_beside_those_of_the_network() {
     let dhcp = "[network.a.dhcp]
         lease = \"0s\"

@@ -28,9 +28,9 @@ pub(super) struct Row<'a> {
 /// What carries a port to the outside.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Way {
-    /// Nothing: the network has no uplinks.
+    /// Nothing: the network has no team.
     None,
-    /// Nothing: no uplink works.
+    /// Nothing: no uplink works, or there is none.
     Lost,
     /// One uplink, by its place on the sheet.
     One(usize),
@@ -72,7 +72,7 @@ impl<'a> Sheet<'a> {
                 .collect();
             let row = |port: &'a Port| Row {
                 port,
-                way: way(topology, port, &uplinks),
+                way: way(topology, port, &uplinks, network.load_balancing.is_some()),
             };
             let groups = topology
                 .port_groups()
@@ -152,7 +152,7 @@ pub(super) fn group_words(group: &PortGroup) -> (&str, String) {
     (name, vlan)
 }
 
-fn way(topology: &Topology, port: &Port, uplinks: &[End<'_>]) -> Way {
+fn way(topology: &Topology, port: &Port, uplinks: &[End<'_>], has_team: bool) -> Way {
     let place = |id: &str| uplinks.iter().position(|end| end.uplink.id == id);
     let mut ways = topology
         .edges_from(EdgeKind::Carried, &port.id)
@@ -160,8 +160,8 @@ fn way(topology: &Topology, port: &Port, uplinks: &[End<'_>]) -> Way {
     match (ways.next(), ways.next()) {
         (Some(_), Some(_)) => Way::Spread,
         (Some(one), None) => Way::One(one),
-        (None, _) if uplinks.is_empty() => Way::None,
-        (None, _) => Way::Lost,
+        (None, _) if has_team => Way::Lost,
+        (None, _) => Way::None,
     }
 }
 

@@ -210,6 +210,17 @@ no port group, untagged   │        │
     }
 
     #[test]
+    fn ports_of_a_team_without_uplinks_have_none() {
+        let mut without = sheet::example().of("vmnet0").unwrap();
+        let ids: Vec<_> = without.uplinks().map(|uplink| uplink.id.clone()).collect();
+        without
+            .nodes
+            .retain(|node| !ids.iter().any(|id| id == node.id()));
+        let text = topology(&without);
+        assert_eq!(text.matches("no uplink").count(), 3, "\n{text}");
+    }
+
+    #[test]
     fn a_network_with_nothing_is_a_box() {
         let mut nothing = sheet::example().of("vmnet1").unwrap();
         nothing.nodes.truncate(1);
