@@ -591,6 +591,42 @@ fn without_failback_it_waits_until_the_one_that_took_its_place_fails() {
 }
 
 #[test]
+fn without_failback_an_uplink_that_only_comes_up_late_gets_its_place() {
+    for (by, active, standby) in [
+        (ByPort, &[1][..], &[0][..]),
+        (Explicit, &[1], &[0]),
+        (ByPort, &[1, 0], &[]),
+    ] {
+        let spec = team(vec![no_failback(with_standby(policy(by, active), standby))]);
+        let mut lab = Lab::new(spec, 1, guests(1));
+        lab.networks.insert(1, 0);
+        assert_eq!(lab.spread(1), [0], "{by:?}");
+        lab.add_uplink(1);
+        lab.link(1, true);
+        assert_eq!(lab.spread(1), [1], "{by:?}");
+        lab.link(1, false);
+        lab.link(1, true);
+        assert_eq!(lab.spread(1), [0], "{by:?}: now it has failed");
+    }
+}
+
+#[test]
+fn what_left_by_the_former_uplink_and_comes_back_by_the_new_one_is_no_conflict() {
+    let mut lab = Lab::new(team(vec![policy(ByPort, &[0, 1])]), 2, guests(1));
+    lab.link(0, false);
+    let frame = eth(mac(GUEST), MacAddr::BROADCAST);
+    for _ in 0..9 {
+        assert_eq!(lab.send(1, &frame), Err(DropReason::Reflected));
+    }
+    assert_eq!(lab.switch.conflicts().count(), 0);
+    lab.advance(Duration::from_secs(2));
+    for _ in 0..9 {
+        assert_eq!(lab.send(1, &frame), Err(DropReason::Reflected));
+    }
+    assert_eq!(lab.switch.conflicts().count(), 1);
+}
+
+#[test]
 fn without_failback_the_explicit_order_counts_at_the_next_failure_only() {
     let spec = team(vec![no_failback(policy(Explicit, &[0, 1, 2]))]);
     let mut lab = Lab::new(spec, 3, guests(2));

@@ -359,6 +359,8 @@ impl Team {
         let attached = self.attached(port)?;
         let rule = &self.rules[attached.policy];
         match attached.way {
+            // What left by the former one just before may come back by this one.
+            Way::Fixed(_) if attached.former.is_some() => Some(false),
             Way::Fixed(carrier) => carrier.map(|carrier| carrier == uplink),
             Way::Policy if rule.used.ambiguous => Some(false),
             // The partner takes its uplinks for one, so nothing comes back.

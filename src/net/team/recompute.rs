@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::beacon::Verdict;
 use super::load::{Bytes, Carried, Line};
 use super::rule::{Way, Why};
+use super::uplink::Uplink;
 use super::{Detection, LoadBalancing, Team};
 use crate::net::port::PortId;
 
@@ -68,7 +69,8 @@ impl Team {
                 let works = uplink.has_link() && sends && verdict != Verdict::Failed;
                 works.then_some((uplink.port, verdict))
             };
-            *changed = rule.apply(|name| Some(find(name)?.port), judge, now);
+            let failed = |name: &str| find(name).is_some_and(Uplink::has_failed);
+            *changed = rule.apply(|name| Some(find(name)?.port), judge, failed, now);
         }
         for port in (0..self.ports.len()).filter_map(|index| u16::try_from(index).ok()) {
             let Some(attached) = &mut self.ports[usize::from(port)] else {
@@ -83,7 +85,11 @@ impl Team {
                     .find(|uplink| uplink.name == *name)
                     .map(|uplink| uplink.port)
             };
-            let (way, why) = rule.place(attached, named);
+            let failed = |name: &str| {
+                let mut all = uplinks.iter();
+                all.any(|uplink| uplink.name == name && uplink.has_failed())
+            };
+            let (way, why) = rule.place(attached, named, failed);
             if way != attached.way {
                 attached.move_to(way, why, now);
                 self.note_up(PortId(port));

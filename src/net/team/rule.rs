@@ -101,6 +101,7 @@ pub(super) fn use_of(
     policy: &Policy,
     before: &Use,
     judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
+    failed: impl Fn(&str) -> bool,
 ) -> Use {
     let working = |names: &[String]| -> Vec<Option<(PortId, Verdict)>> {
         names.iter().map(|name| judge(name)).collect()
@@ -112,7 +113,8 @@ pub(super) fn use_of(
     let sitting = |seat: usize| before.seats.get(seat).copied().flatten();
     let mut seats: Vec<_> = (0..active.len())
         .map(|seat| {
-            let stays = sitting(seat).filter(|_| !policy.failback);
+            // An owner that has not failed yet, and only comes up after others, is not one that is back.
+            let stays = sitting(seat).filter(|_| !policy.failback && failed(&policy.active[seat]));
             stays.filter(|port| works(*port)).or_else(|| owner(seat))
         })
         .collect();
@@ -152,6 +154,7 @@ impl Rule {
         &self,
         attached: &Attached,
         named: impl Fn(&String) -> Option<PortId>,
+        failed: impl Fn(&str) -> bool,
     ) -> (Way, Why) {
         let (policy, used) = (&self.policy, &self.used.places);
         let number = attached.number as usize;
@@ -166,16 +169,17 @@ impl Rule {
             }
             LoadBalancing::Explicit => policy.active.first(),
         };
+        let home_failed = home.is_some_and(|home| failed(home));
         let home = home.and_then(named).filter(|home| used.contains(home));
         let current = match attached.way {
             Way::Fixed(current) => current.filter(|current| used.contains(current)),
             Way::Policy => None,
         };
-        let stays = !policy.failback || attached.why == Why::Load;
+        let stays = !policy.failback && home_failed || attached.why == Why::Load;
         let (uplink, why) = match (current, home) {
             (Some(current), _) if stays => (current, attached.why),
             (Some(current), Some(home)) if current == home => (home, attached.why),
-            (_, Some(home)) if attached.is_new() => (home, Why::Chosen),
+            (_, Some(home)) if attached.is_new() || !home_failed => (home, Why::Chosen),
             (_, Some(home)) => (home, Why::Failback),
             (current, None) => {
                 let next = match policy.load_balancing {
@@ -231,11 +235,12 @@ impl Rule {
         &mut self,
         named: impl Fn(&str) -> Option<PortId>,
         judge: impl Fn(&str) -> Option<(PortId, Verdict)>,
+        failed: impl Fn(&str) -> bool,
         now: Instant,
     ) -> bool {
         let names = self.policy.active.iter().chain(&self.policy.standby);
         self.members = names.filter_map(|name| named(name)).collect();
-        let used = use_of(&self.policy, &self.used, judge);
+        let used = use_of(&self.policy, &self.used, judge, failed);
         let changed = (&used.places, used.ambiguous) != (&self.used.places, self.used.ambiguous);
         let before = std::mem::replace(&mut self.used, used);
         if changed {

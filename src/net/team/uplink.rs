@@ -19,6 +19,8 @@ pub(super) struct Uplink {
     carrier: bool,
     /// What it counts as.
     link: bool,
+    /// Whether it had a link and lost it.
+    has_failed: bool,
     /// When it is to count as what it is.
     change_at: Option<Instant>,
     mac: MacAddr,
@@ -35,6 +37,7 @@ impl Uplink {
             since: now,
             carrier: false,
             link: false,
+            has_failed: false,
             change_at: None,
             mac: MacAddr::ZERO,
             speed: None,
@@ -72,6 +75,11 @@ impl Uplink {
         self.link
     }
 
+    /// Whether it once had a link and lost it: one that only comes up late has not failed.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Whether the link is about to count as something else.
     pub(super) const fn is_delayed(&self) -> bool {
         self.change_at.is_some()
@@ -104,6 +112,7 @@ impl Uplink {
         let due = self.change_at.is_some_and(|at| at <= now);
         if due {
             self.change_at = None;
+            self.has_failed |= self.link && !self.carrier;
             self.link = self.carrier;
             self.since = now;
         }
