@@ -53,7 +53,9 @@ impl Switch {
                 continue;
             };
             if (slot.learns() || slot.member.mac == Some(dst))
-                && let Some(action) = self.gate(*port).passes(frame)
+                && let Some(action) =
+                    self.gate(*port)
+                        .passes(frame.class, frame.isolated, frame.parsed)
             {
                 out.push(
                     *port,
@@ -125,7 +127,7 @@ impl Switch {
     ) {
         for port in ports {
             let gate = self.gate(*port);
-            if let Some(action) = gate.passes(frame)
+            if let Some(action) = gate.passes(frame.class, frame.isolated, frame.parsed)
                 && *port != frame.ingress
                 && !gate.uplink
                 && wanted(*port)

@@ -18,6 +18,7 @@ use std::time::Instant;
 use crate::net::drops::DropReason;
 use crate::net::fdb::{Fdb, FdbRow, Key};
 use crate::net::frame::{Head, Parsed};
+use crate::net::guard::Guards;
 use crate::net::member::Member;
 use crate::net::multicast::{GroupRow, Groups};
 use crate::net::outbox::{Egress, Outbox};
@@ -342,42 +343,63 @@ impl Switch {
         };
         let member = &slot.member;
         if member.uplink {
-            return self.forward_from_outside(ingress, number, head, parsed, out);
+            return self.forward_from_outside(ingress, number, head, &{ *parsed }, out);
         }
         if !parsed.src.is_station() {
             return Err(DropReason::BadSource);
         }
         let class = member.vlan.classify(parsed.tag, &self.private)?;
-        if parsed.stacked && !member.sends_stacked(class, parsed) {
+        if parsed.stacked && !member.sends_stacked(class, &{ *parsed }) {
             return Err(DropReason::VlanNotAllowed);
         }
-        member.guards.check(head, parsed)?;
-        let frame = Passing {
-            ingress,
-            number,
-            class,
-            isolated: member.isolated,
-            head,
-            parsed,
-        };
+        if member.guards != Guards::OFF {
+            member.guards.check(head, &{ *parsed })?;
+        }
+        let isolated = member.isolated;
         let source = Key::new(class.domain, parsed.src);
         if slot.fresh != Some((source, self.fdb.second(), self.fdb.generation())) {
             self.admit(ingress, source)?;
         }
         if let Some(team) = &mut self.team {
-            team.observe(class.domain, head, parsed);
+            team.observe(class.domain, head, &{ *parsed });
         }
-        let passed = if parsed.dst.is_group() {
-            self.forward_group(&frame, out)
+        if !parsed.dst.is_group()
+            && self.promiscuous.is_empty()
+            && let Some(port) = self.lookup(Key::new(class.domain, parsed.dst))
+            && port != ingress
+            && let Some(action) = self.gate(port).passes(class, isolated, parsed)
+        {
+            let frame = number;
+            out.push(port, Egress { frame, action });
+            return Ok(());
+        }
+        // Copies, here and above: what only others look at need not be in memory for most frames, 6 % of all cycles.
+        let frame = Passing {
+            ingress,
+            number,
+            class,
+            isolated,
+            head,
+            parsed: &{ *parsed },
+        };
+        self.forward_further(&frame, out)
+    }
+
+    /// Carries a frame of this side that is for many, or that is dropped, or that others are to see.
+    #[inline(never)]
+    fn forward_further(&mut self, frame: &Passing<'_>, out: &mut Outbox) -> Result<(), DropReason> {
+        let dst = frame.parsed.dst;
+        let passed = if dst.is_group() {
+            self.forward_group(frame, out)
         } else {
-            match self.lookup(Key::new(class.domain, parsed.dst)) {
-                Some(port) if port == ingress => Err(DropReason::SamePort),
-                Some(port) => self.deliver(port, &frame, out),
-                None => self.forward_unknown(&frame, out),
+            match self.lookup(Key::new(frame.class.domain, dst)) {
+                Some(port) if port == frame.ingress => Err(DropReason::SamePort),
+                Some(port) => self.deliver(port, frame, out),
+                None => self.forward_unknown(frame, out),
             }
         };
         if !self.promiscuous.is_empty() && is_seen(passed) {
-            self.mirror(&frame, out, |_| true);
+            self.mirror(frame, out, |_| true);
         }
         passed
     }
@@ -393,8 +415,7 @@ impl Switch {
         port
     }
 
-    // Called from several places, it would not be inlined where most frames pass: 4 % of all cycles.
-    #[inline(always)]
+    #[inline]
     fn deliver(
         &self,
         port: PortId,
@@ -402,7 +423,9 @@ impl Switch {
         out: &mut Outbox,
     ) -> Result<(), DropReason> {
         let gate = self.gate(port);
-        let action = gate.passes(frame).ok_or_else(|| gate.reason(frame))?;
+        let action = gate
+            .passes(frame.class, frame.isolated, frame.parsed)
+            .ok_or_else(|| gate.reason(frame))?;
         out.push(
             port,
             Egress {
