@@ -305,8 +305,10 @@ impl Team {
                 }
             }
             ETHERTYPE_BEACON => {
-                if let (Some(beacons), Some(beacon)) = (&mut self.beacons, Beacon::parse(payload))
-                    && beacons.handle_beacon(uplink, beacon, now)
+                let src = frame.get(6..).and_then(MacAddr::from_slice);
+                if let (Some(src), Some(beacon)) = (src, Beacon::parse(payload))
+                    && let Some(beacons) = &mut self.beacons
+                    && beacons.handle_beacon(uplink, src, beacon, now)
                 {
                     self.recompute(now);
                 }
