@@ -749,3 +749,64 @@ fn a_guest_whose_address_nobody_typed_is_held_to_the_first_one_that_it_uses() {
         "another VMM may choose anew"
     );
 }
+
+#[test]
+fn a_guest_whose_address_nobody_typed_cannot_take_one_that_was_typed_for_another_that_is_down() {
+    let suggested = Member {
+        takes_first: true,
+        ..of(A)
+    };
+    let mut lab = Lab::new(&[("a", suggested), ("b", of(B)), ("c", of(C))]);
+    let b = lab.id("b");
+    lab.set_up(b, false);
+    assert_eq!(
+        lab.send("a", &eth(B, C)),
+        Err(DropReason::ForgedSource),
+        "it is still that of b"
+    );
+    lab.set_up(b, true);
+    lab.send("b", &eth(B, MacAddr::BROADCAST)).unwrap();
+    lab.reached();
+    lab.send("c", &eth(C, B)).unwrap();
+    assert_eq!(lab.reached(), ["b"]);
+}
+
+#[test]
+fn an_address_that_nobody_typed_moves_with_its_guest_to_another_port() {
+    let suggested = |mac| Member {
+        takes_first: true,
+        ..of(mac)
+    };
+    let mut lab = Lab::new(&[("a", suggested(A)), ("b", suggested(B)), ("c", of(C))]);
+    let (a, b) = (lab.id("a"), lab.id("b"));
+    lab.set_up(b, false);
+    lab.send("a", &eth(FAR, C)).unwrap();
+    lab.set_up(a, false);
+    lab.set_up(b, true);
+    lab.send("b", &eth(FAR, C)).unwrap();
+    lab.reached();
+    lab.send("c", &eth(C, FAR)).unwrap();
+    assert_eq!(lab.reached(), ["b"]);
+}
+
+#[test]
+fn a_trunk_whose_address_nobody_typed_cannot_take_one_of_another_vlan_it_carries() {
+    let suggested = Member {
+        takes_first: true,
+        mac: Some(A),
+        ..all()
+    };
+    let ten = Member {
+        mac: Some(B),
+        ..access(10)
+    };
+    let mut lab = Lab::new(&[("trunk", suggested), ("ten", ten), ("b", of(B))]);
+    assert_eq!(
+        lab.send("trunk", &tagged(B, MacAddr::BROADCAST, 20)),
+        Err(DropReason::ForgedSource),
+        "said in a VLAN where nobody has it"
+    );
+    for port in ["ten", "b"] {
+        lab.send(port, &eth(B, MacAddr::BROADCAST)).unwrap();
+    }
+}

@@ -22,6 +22,7 @@ use vmlan::wire::arp::Arp;
 use vmlan::wire::ethernet::{
     ETHERTYPE_BEACON, ETHERTYPE_IPV4, ETHERTYPE_SLOW, MacAddr, Tci, emit, insert_tag,
 };
+use vmlan::wire::lacp::Lacpdu;
 use vmlan::wire::nd;
 use vmlan::wire::virtio_net::VirtioNetHeader;
 
@@ -518,6 +519,31 @@ fn without_a_partner_lacp_carries_nothing_and_takes_nothing() {
     assert_eq!(lab.by(GUEST), NONE);
     let outside = eth(FAR, MacAddr::BROADCAST);
     assert_eq!(lab.send(0, &outside), Err(DropReason::ReverseFilter));
+}
+
+#[test]
+fn a_lacpdu_that_was_not_sent_to_the_next_switch_is_nobodys() {
+    let mut lab = Lab::new(team(vec![policy(BY_LACP, &[0])]), 1, guests(1));
+    lab.advance(SECOND * 10);
+    let forged = Lacpdu::default().emit(FAR);
+    let heard = |lab: &Lab| {
+        let view = lab.switch.team().unwrap().view(lab.now);
+        format!("{:?}", view.uplinks[0].lacp)
+    };
+    let before = heard(&lab);
+    // A switch that knows nothing of CDP passes on what goes to its address, from wherever it came.
+    for dst in [
+        MacAddr::CDP,
+        MacAddr([1, 0x80, 0xc2, 0, 0, 0xe]),
+        MacAddr::BROADCAST,
+        mac(0),
+    ] {
+        let mut forged = forged.clone();
+        forged[..6].copy_from_slice(&dst.0);
+        let _ = lab.send(0, &forged);
+        assert_eq!(heard(&lab), before, "to {dst}");
+    }
+    assert_eq!(lab.by(GUEST), [0]);
 }
 
 // Failing over, and back.
@@ -1484,6 +1510,24 @@ fn an_address_that_is_used_outside_too_is_a_conflict_after_some_frames() {
             .unwrap_err();
         assert_eq!(lab.switch.conflicts().count(), 0, "and one frame is none");
     }
+}
+
+#[test]
+fn a_conflict_ends_when_the_uplink_is_removed_behind_which_it_was() {
+    let mut lab = Lab::new(team(vec![policy(ByPort, &[0, 1])]), 2, guests(1));
+    let own = lab.by(GUEST)[0];
+    for _ in 0..3 {
+        lab.send(own, &eth(mac(GUEST), MacAddr::BROADCAST))
+            .unwrap_err();
+    }
+    assert_eq!(lab.switch.conflicts().count(), 1);
+    let mut said = OwnFrames::default();
+    lab.switch.remove_uplink(PortId(own), &mut said);
+    assert_eq!(
+        lab.switch.conflicts().count(),
+        0,
+        "the number can be another port's now"
+    );
 }
 
 // Frames between switches.

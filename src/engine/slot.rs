@@ -1,8 +1,8 @@
 //! A port in a worker's hands: its counters, its link, and what is logged of it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use super::{Count, PortSnapshot};
 use crate::net::drops::Drops;
@@ -145,13 +145,14 @@ impl Slot {
         self.kind == VACANT
     }
 
-    /// Leaves nothing of the port but its number.
-    pub(super) fn vacate(&mut self, now: Instant) {
+    /// Leaves nothing of the port but its number, and returns the port.
+    pub(super) fn vacate(&mut self, now: Instant) -> Box<dyn Port> {
         let nothing = Self::new(String::new(), VACANT, usize::MAX, Box::new(Vacant), now);
-        *self = Self {
+        let nothing = Self {
             hot: false,
             ..nothing
         };
+        mem::replace(self, nothing).port
     }
 
     pub(super) fn heat(&mut self) {

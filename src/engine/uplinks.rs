@@ -1,5 +1,7 @@
 //! Uplinks that come and go while frames flow.
 
+use std::thread;
+
 use crossbeam_channel::Sender;
 
 use super::slot::Slot;
@@ -135,7 +137,10 @@ impl Worker {
         switch.set_now(now);
         switch.remove_uplink(id, &mut self.own);
         self.follow_switch(index, now);
-        self.slots[id.index()].vacate(now);
+        let port = self.slots[id.index()].vacate(now);
+        // The kernel lets who closes it wait. Where there is no thread for that, it is closed here.
+        let closing = thread::Builder::new().name("uplink closing".to_owned());
+        let _ = closing.spawn(move || drop(port));
         self.hot.retain(|port| *port != id);
         tracing::info!(
             network = old.network,

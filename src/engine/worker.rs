@@ -245,19 +245,29 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => panic!("epoll_wait on our own descriptor cannot fail: {error}"),
             };
-            for event in &events[..count] {
-                let (token, change) = Watcher::read(event.data);
-                match u16::try_from(token) {
-                    Ok(port) if change => self.handle_event(PortId(port), now),
-                    Ok(port) => self.heat(PortId(port)),
-                    Err(_) => {
-                        if self.handle_commands() {
-                            return;
-                        }
+            if self.handle_events(&events[..count]) {
+                return;
+            }
+        }
+    }
+
+    /// Does what events ask for; tells whether that was to stop.
+    fn handle_events(&mut self, events: &[epoll::Event]) -> bool {
+        // The worker may have slept since it last asked for the time.
+        let now = Instant::now();
+        for event in events {
+            let (token, change) = Watcher::read(event.data);
+            match u16::try_from(token) {
+                Ok(port) if change => self.handle_event(PortId(port), now),
+                Ok(port) => self.heat(PortId(port)),
+                Err(_) => {
+                    if self.handle_commands() {
+                        return true;
                     }
                 }
             }
         }
+        false
     }
 
     /// Looks at every hot port once, and leaves those to epoll where nothing comes any more.
@@ -281,13 +291,20 @@ impl Worker {
         }
     }
 
+    /// Returns a port, unless it is gone: an event may be older than that.
+    fn present(&mut self, port: PortId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(port.index());
+        slot.filter(|slot| !slot.is_vacant())
+    }
+
     /// Follows what a port has been told of.
     fn handle_event(&mut self, port: PortId, now: Instant) {
-        let Some(slot) = self.slots.get_mut(port.index()) else {
+        let Some(slot) = self.present(port) else {
             return;
         };
         slot.port.handle_event();
         let network = slot.network;
+        let slot = &mut self.slots[port.index()];
         let switch = &mut self.networks[network].switch;
         slot.follow_link(port, switch, now, &mut self.own);
         self.follow_switch(network, now);
@@ -343,7 +360,7 @@ impl Worker {
     }
 
     fn heat(&mut self, port: PortId) {
-        let Some(slot) = self.slots.get_mut(port.index()).filter(|slot| !slot.hot) else {
+        let Some(slot) = self.present(port).filter(|slot| !slot.hot) else {
             return;
         };
         slot.heat();
@@ -523,4 +540,243 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 /// Returns the whole milliseconds that cover a duration.
 fn millis_up(duration: Duration) -> i32 {
     i32::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::{self, ThreadId};
+
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
+
+    use super::*;
+    use crate::engine::Journal;
+    use crate::net::dhcp::Record;
+    use crate::net::drops::Drops;
+    use crate::net::neighbours;
+    use crate::net::outbox::Egress;
+    use crate::net::team::{self, Detection, LoadBalancing, Policy, Role};
+    use crate::ports::{Port, PortFault, PortState, PortStatus, Sent};
+    use crate::wire::ethernet::MacAddr;
+
+    struct Forgetful;
+
+    impl Journal for Forgetful {
+        fn append(&mut self, _network: &str, _ticket: u64, _record: Record) -> bool {
+            false
+        }
+    }
+
+    /// The other end of a [`Silent`] port.
+    #[derive(Clone)]
+    struct Wire {
+        cut: Arc<AtomicBool>,
+        event: Arc<EventFd>,
+        /// The thread that closed the port.
+        closed: Arc<Mutex<Option<ThreadId>>>,
+    }
+
+    impl Wire {
+        fn new() -> Self {
+            Self {
+                cut: Arc::default(),
+                event: Arc::new(eventfd()),
+                closed: Arc::default(),
+            }
+        }
+
+        fn cut(&self) {
+            self.cut.store(true, Ordering::Relaxed);
+            self.event.write(1).unwrap();
+        }
+    }
+
+    fn eventfd() -> EventFd {
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap()
+    }
+
+    /// A port where nothing ever comes.
+    struct Silent(Wire);
+
+    impl Drop for Silent {
+        fn drop(&mut self) {
+            *self.0.closed.lock().unwrap() = Some(thread::current().id());
+        }
+    }
+
+    impl Port for Silent {
+        fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+            watcher.add_event(self.0.event.as_raw_fd())
+        }
+
+        fn handle_event(&mut self) {
+            let _ = self.0.event.read();
+        }
+
+        fn receive(&mut self, _burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
+            Ok(())
+        }
+
+        fn release(&mut self, burst: &mut Burst) {
+            burst.clear();
+        }
+
+        fn transmit(
+            &mut self,
+            _burst: &Burst,
+            _batch: &[Egress],
+            _drops: &mut Drops,
+        ) -> Result<Sent, PortFault> {
+            Ok(Sent::default())
+        }
+
+        fn arm(&mut self) -> bool {
+            false
+        }
+
+        fn status(&self) -> PortStatus {
+            PortStatus {
+                state: PortState::Up,
+                features: Vec::new(),
+            }
+        }
+
+        fn is_up(&self) -> bool {
+            !self.0.cut.load(Ordering::Relaxed)
+        }
+    }
+
+    /// A worker with one network, which has a team of no uplinks, and what wakes it.
+    fn worker(down_delay: Duration) -> (Worker, Sender<Command>, EventFd) {
+        let policy = Policy {
+            port_group: None,
+            active: Vec::new(),
+            standby: Vec::new(),
+            load_balancing: LoadBalancing::PortId,
+            detection: Detection::Link,
+            notify_switches: true,
+            failback: true,
+            reverse_filter: true,
+        };
+        let team = team::Spec {
+            name: "lan".to_owned(),
+            policies: vec![policy],
+            up_delay: Duration::ZERO,
+            down_delay,
+            lacp: None,
+            discovery: neighbours::Spec {
+                advertise: false,
+                listen: false,
+                chassis: MacAddr([2, 0, 0, 0, 0, 1]),
+                host: String::new(),
+                description: String::new(),
+            },
+        };
+        let network = NetworkSpec {
+            name: "lan".to_owned(),
+            mtu: 1500,
+            team: Some(team),
+            ..NetworkSpec::default()
+        };
+        let spec = Spec {
+            networks: vec![network],
+        };
+        let (commands, requests) = crossbeam_channel::unbounded();
+        let (wake, durable) = (eventfd(), Durable::new().unwrap());
+        let ledger = Ledger::new(Box::new(Forgetful));
+        let worker = Worker::open(spec, &ledger, &durable, requests, &wake).unwrap();
+        (worker, commands, wake)
+    }
+
+    fn add(worker: &mut Worker, name: &str) -> Wire {
+        let wire = Wire::new();
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        worker.add_uplink(NewUplink {
+            network: "lan".to_owned(),
+            name: name.to_owned(),
+            role: Role::Active,
+            port: Box::new(Silent(wire.clone())),
+            reply,
+        });
+        answer.recv().unwrap().unwrap();
+        wire
+    }
+
+    fn remove(worker: &mut Worker, name: &str) {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        worker.remove_uplink(&OldUplink {
+            network: "lan".to_owned(),
+            name: name.to_owned(),
+            reply,
+        });
+        answer.recv().unwrap().unwrap();
+    }
+
+    /// What epoll says of a port: that frames came in, or that something changed.
+    fn event(port: u16, change: bool) -> epoll::Event {
+        let token = u64::from(port) | u64::from(change) << 32;
+        assert_eq!(Watcher::read(token), (port.into(), change));
+        epoll::Event::new(epoll::Events::EPOLLIN, token)
+    }
+
+    #[test]
+    fn an_event_of_an_uplink_that_was_removed_meanwhile_is_of_nobody() {
+        let (mut worker, ..) = worker(Duration::ZERO);
+        add(&mut worker, "one");
+        add(&mut worker, "two");
+        worker.visit_hot(Instant::now());
+        remove(&mut worker, "one");
+        assert!(!worker.handle_events(&[event(0, true), event(0, false), event(7, true)]));
+        worker.visit_hot(Instant::now());
+        worker.handle_timers();
+        assert_eq!(worker.snapshot().networks[0].ports.len(), 1);
+        add(&mut worker, "three");
+        assert!(!worker.handle_events(&[event(0, true), event(0, false)]));
+        worker.visit_hot(Instant::now());
+        assert_eq!(worker.slots.len(), 2, "its number is used again");
+        assert!(worker.slots[0].up);
+    }
+
+    #[test]
+    fn the_worker_does_not_wait_until_a_removed_uplink_is_closed() {
+        let (mut worker, ..) = worker(Duration::ZERO);
+        let wire = add(&mut worker, "one");
+        remove(&mut worker, "one");
+        let by = loop {
+            if let Some(by) = *wire.closed.lock().unwrap() {
+                break by;
+            }
+            thread::yield_now();
+        };
+        assert_ne!(by, thread::current().id());
+    }
+
+    #[test]
+    fn what_happens_while_the_worker_sleeps_happens_when_it_wakes() {
+        let down_delay = Duration::from_millis(600);
+        let (mut worker, commands, wake) = worker(down_delay);
+        let wire = add(&mut worker, "one");
+        let running = thread::spawn(move || worker.run());
+        let has_link = || {
+            let (reply, answer) = crossbeam_channel::bounded(1);
+            commands.send(Command::Snapshot(reply)).unwrap();
+            wake.write(1).unwrap();
+            let mut snapshot = answer.recv().unwrap();
+            snapshot.networks.remove(0).team.unwrap().uplinks[0].link
+        };
+        assert!(has_link());
+        thread::sleep(down_delay * 2);
+        let cut = Instant::now();
+        wire.cut();
+        while has_link() {
+            assert!(cut.elapsed() < down_delay * 10);
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(cut.elapsed() >= down_delay, "{:?}", cut.elapsed());
+        commands.send(Command::Stop).unwrap();
+        wake.write(1).unwrap();
+        running.join().unwrap();
+    }
 }

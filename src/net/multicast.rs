@@ -31,7 +31,8 @@
 //! not fit makes its port one that gets every group of the domain, until [`Groups::UNRECORDED`] after the last such
 //! report. So nobody misses what it wants, and nothing changes for other ports: a guest that fills its share, or many
 //! that fill the table, get what they would get without snooping. Of routers and such ports there is one entry for each
-//! port and domain.
+//! port and domain. Of a port's reports, [`Groups::RECORDS`] records are read in a second; those that are not
+//! count as ones that do not fit.
 //!
 //! **What a guest can do to others.** With reports and leaves it speaks for its own port only. A query from it makes its
 //! port a router's, and puts snooping into force if every host has to answer it; so the caller must hand over no query
@@ -203,6 +204,8 @@ pub struct Groups {
     groups: HashMap<Key, Group, RandomState>,
     /// How many memberships a port has.
     counts: HashMap<PortId, usize, RandomState>,
+    /// How many records were read from a port, and since when.
+    read: HashMap<PortId, (Instant, u32), RandomState>,
     /// Not after the first time at which something ends.
     due: Due,
     expired: Option<Instant>,
@@ -223,6 +226,8 @@ impl Groups {
     pub const LIMIT: usize = 8192;
     /// How many memberships a port can have.
     pub const PORT_LIMIT: usize = 256;
+    /// How many records of a port's reports are read in a second. A frame can have hundreds.
+    pub const RECORDS: u32 = 4096;
     /// How long after the time that a query leaves an answer may still be on its way.
     pub const TRAVEL: Duration = Duration::from_secs(1);
     /// How long a port whose groups are not all recorded gets every group: surely until it was asked again.
@@ -257,9 +262,8 @@ impl Groups {
                     self.router(domain, port, now);
                 }
                 Some(Igmp::Report(reports)) => {
-                    for (group, interest) in reports {
-                        self.report(domain, port, group.into(), interest, now);
-                    }
+                    let reports = reports.map(|(group, interest)| (group.into(), interest));
+                    self.reports(domain, port, reports, now);
                 }
                 None => {}
             },
@@ -270,9 +274,8 @@ impl Groups {
                     self.router(domain, port, now);
                 }
                 Some(Mld::Report(reports)) => {
-                    for (group, interest) in reports {
-                        self.report(domain, port, group.into(), interest, now);
-                    }
+                    let reports = reports.map(|(group, interest)| (group.into(), interest));
+                    self.reports(domain, port, reports, now);
                 }
                 None => {}
             },
@@ -407,6 +410,37 @@ impl Groups {
         self.due.note(until);
     }
 
+    fn reports(
+        &mut self,
+        domain: Domain,
+        port: PortId,
+        reports: impl Iterator<Item = (IpAddr, Interest)>,
+        now: Instant,
+    ) {
+        for (group, interest) in reports {
+            let (since, read) = self.read.entry(port).or_insert((now, 0));
+            if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
+                (*since, *read) = (now, 0);
+            }
+            if *read == Self::RECORDS {
+                self.unrecorded(domain, port, now);
+                return;
+            }
+            *read += 1;
+            self.report(domain, port, group, interest, now);
+        }
+    }
+
+    /// Gives a port every group of a domain, until it will have been asked again.
+    fn unrecorded(&mut self, domain: Domain, port: PortId, now: Instant) {
+        let until = now + Self::UNRECORDED;
+        self.scopes
+            .entry(domain)
+            .or_default()
+            .add_unrecorded(port, until);
+        self.due.note(until);
+    }
+
     fn report(
         &mut self,
         domain: Domain,
@@ -431,8 +465,7 @@ impl Groups {
                     expires,
                 };
                 if !self.record(key, domain, family, new) {
-                    let scope = self.scopes.entry(domain).or_default();
-                    scope.add_unrecorded(port, now + Self::UNRECORDED);
+                    self.unrecorded(domain, port, now);
                 }
                 self.due.note(expires);
             }

@@ -534,6 +534,32 @@ fn a_port_that_wants_more_than_is_recorded_gets_every_group_and_others_are_as_be
 }
 
 #[test]
+fn a_port_that_reports_without_end_is_not_read_to_the_end_and_gets_every_group() {
+    let mut lab = Lab::in_force();
+    lab.hear(B, &short4(igmp::V2_REPORT, G4));
+    let many = vec![(4, 0, numbered(0)); 256];
+    for _ in 0..Groups::RECORDS / 256 {
+        lab.hear(A, &records4(&many));
+    }
+    assert_eq!(lab.ports(MAC4), Some(vec![B, ROUTER]), "all were read");
+    let mut more = vec![(4, 0, numbered(0)); 2];
+    more.push((4, 0, numbered(1)));
+    lab.hear(A, &records4(&more));
+    assert_eq!(lab.ports(MAC4), Some(vec![A, B, ROUTER]));
+    assert_eq!(
+        lab.groups.rows().len(),
+        2,
+        "that of A before, and that of B"
+    );
+    lab.hear(B, &records4(&[(4, 0, numbered(2))]));
+    assert_eq!(lab.groups.rows().len(), 3, "others are read");
+    lab.advance(SECOND);
+    lab.hear(A, &records4(&[(4, 0, numbered(1))]));
+    assert_eq!(lab.groups.rows().len(), 4, "and it is, a second later");
+    lab.check();
+}
+
+#[test]
 fn when_the_table_is_full_who_wants_a_new_group_gets_every_group() {
     let mut lab = Lab::in_force();
     for number in 0..Groups::LIMIT {

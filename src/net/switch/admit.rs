@@ -4,7 +4,7 @@ use super::Switch;
 use crate::net::drops::DropReason;
 use crate::net::fdb::{Key, Learned};
 use crate::net::port::PortId;
-use crate::net::vlan::Tag;
+use crate::net::vlan::{PortVlan, Tag};
 
 impl Switch {
     /// Checks that a port may send from an address, and learns it.
@@ -49,10 +49,7 @@ impl Switch {
     /// Gives a port the address that it uses, in place of the one that nobody told it to use; tells whether it may have it.
     #[cold]
     fn take_address(&mut self, port: PortId, source: Key) -> bool {
-        if let Some((other, true)) = self.fdb.find(source)
-            && other != port
-            && self.is_up(other)
-        {
+        if self.belongs_to_another(port, source) {
             return false;
         }
         let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_mut) else {
@@ -70,6 +67,32 @@ impl Switch {
             team.set_address(port, source.mac());
         }
         true
+    }
+
+    /// Whether an address is another port's, in some domain where both can speak. What was told is so while the port is
+    /// down, too: a guest that restarts finds its address where it left it. An address that nobody told moves with its
+    /// guest, which may be started at another port.
+    fn belongs_to_another(&self, port: PortId, source: Key) -> bool {
+        let own = self.slot(port).map(|slot| &slot.member.vlan);
+        let meets = |vlan: &PortVlan| {
+            let untagged = |vlan: &PortVlan| {
+                let class = vlan.classify(Tag::Untagged, &self.private).ok();
+                class.map(|class| class.domain)
+            };
+            let trunk = vlan.is_trunk() || own.is_some_and(PortVlan::is_trunk);
+            trunk || untagged(vlan) == Some(source.domain())
+        };
+        self.members
+            .iter()
+            .filter(|other| **other != port)
+            .any(|other| {
+                self.slot(*other).is_some_and(|slot| {
+                    let member = &slot.member;
+                    member.mac == Some(source.mac())
+                        && (!member.takes_first || self.is_up(*other))
+                        && meets(&member.vlan)
+                })
+            })
     }
 
     /// Whether an address is that of another port of several domains, in one of which it may not have spoken yet.

@@ -182,6 +182,7 @@ impl Switch {
             self.gates[port.index()] = Gate::SHUT;
         }
         self.uplinks.retain(|uplink| *uplink != port);
+        self.conflicts.forget(port);
         if let Some(groups) = &mut self.groups {
             groups.forget(port);
         }

@@ -49,6 +49,11 @@ pub struct Conflict {
 pub(super) struct Conflicts(Vec<Conflict>);
 
 impl Conflicts {
+    /// Forgets the conflicts behind an uplink that is gone: its number may be another port's soon.
+    pub(super) fn forget(&mut self, uplink: PortId) {
+        self.0.retain(|known| known.uplink != uplink);
+    }
+
     fn note(&mut self, mac: MacAddr, port: PortId, uplink: PortId, now: Instant) {
         if let Some(known) = self.0.iter_mut().find(|known| known.mac == mac) {
             let over = now.saturating_duration_since(known.last) >= OVER;

@@ -134,18 +134,26 @@ impl Beacons {
         }
     }
 
-    /// Takes a beacon that came in at an uplink; tells whether it is this team's.
-    pub fn handle_beacon(&mut self, port: PortId, beacon: Beacon, now: Instant) -> bool {
+    /// Takes a beacon that came in at an uplink, sent from the address `src`; tells whether an uplink of
+    /// this team sent it.
+    ///
+    /// It is from the adapter that it names, or from nobody: a guest that is held to its own address cannot forge one.
+    pub fn handle_beacon(
+        &mut self,
+        port: PortId,
+        src: MacAddr,
+        beacon: Beacon,
+        now: Instant,
+    ) -> bool {
         if beacon.team != self.team || beacon.run != self.run {
             return false;
         }
-        let from = self
-            .probers
-            .iter()
-            .find(|(_, prober)| prober.number == beacon.uplink)
-            .map(|(from, _)| *from);
-        if let Some(from) = from
-            && let Some(hearing) = self.hearings.get_mut(&(port, from))
+        let sent = |prober: &Prober| prober.number == beacon.uplink && prober.mac == src;
+        let mut probers = self.probers.iter();
+        let Some(from) = probers.find_map(|(from, prober)| sent(prober).then_some(*from)) else {
+            return false;
+        };
+        if let Some(hearing) = self.hearings.get_mut(&(port, from))
             && hearing.sequence != Some(beacon.sequence)
         {
             hearing.sequence = Some(beacon.sequence);
@@ -276,7 +284,7 @@ mod tests {
                     let network = self.networks[from.index()];
                     for to in (0..self.networks.len()).map(port) {
                         if to != from && network.is_some() && self.networks[to.index()] == network {
-                            assert!(self.beacons.handle_beacon(to, beacon, self.now));
+                            assert!(self.beacons.handle_beacon(to, TEAM, beacon, self.now));
                         }
                     }
                 }
@@ -344,7 +352,7 @@ mod tests {
                 let beacon = Beacon::parse(&frame[14..]).unwrap();
                 for to in (0..3).map(port).filter(|to| *to != from) {
                     if from != port(2) {
-                        lab.beacons.handle_beacon(to, beacon, lab.now);
+                        lab.beacons.handle_beacon(to, TEAM, beacon, lab.now);
                     }
                 }
             }
@@ -383,7 +391,7 @@ mod tests {
                     uplink: from,
                     sequence: 9,
                 };
-                lab.beacons.handle_beacon(port(to), copy, lab.now);
+                lab.beacons.handle_beacon(port(to), TEAM, copy, lab.now);
             }
         }
         assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
@@ -405,9 +413,32 @@ mod tests {
             },
             Beacon { run: 2, ..ours },
         ] {
-            assert!(!lab.beacons.handle_beacon(port(1), foreign, lab.now));
+            assert!(!lab.beacons.handle_beacon(port(1), TEAM, foreign, lab.now));
         }
         let unknown = Beacon { uplink: 99, ..ours };
-        assert!(lab.beacons.handle_beacon(port(1), unknown, lab.now));
+        assert!(!lab.beacons.handle_beacon(port(1), TEAM, unknown, lab.now));
+        assert!(lab.beacons.handle_beacon(port(1), TEAM, ours, lab.now));
+    }
+
+    #[test]
+    fn a_beacon_from_another_address_than_that_of_its_adapter_was_forged() {
+        let mut lab = Lab::new(&[0, 0, 0]);
+        lab.run(4);
+        lab.networks[0] = None;
+        lab.run(5);
+        assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
+        let guest = MacAddr([2, 0, 0, 0, 0, 0xa]);
+        for sequence in 100..100 + GOOD {
+            for (to, uplink) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
+                let forged = Beacon {
+                    team: TEAM,
+                    run: 1,
+                    uplink,
+                    sequence,
+                };
+                assert!(!lab.beacons.handle_beacon(port(to), guest, forged, lab.now));
+            }
+        }
+        assert_eq!(lab.verdicts(), [Failed, Reaches, Reaches]);
     }
 }

@@ -297,15 +297,19 @@ impl Team {
         let ethertype = crate::wire::be16(frame, 12).unwrap_or_default();
         let payload = frame.get(14..).unwrap_or_default();
         match ethertype {
-            ETHERTYPE_SLOW => {
-                if let Some(lacp) = &mut self.lacp {
-                    lacp.handle_pdu(uplink, payload, now, out);
+            // The partner is at the other end of the wire. What was sent to another address may come from afar, by
+            // switches that pass on what is only between others.
+            ETHERTYPE_SLOW if frame.starts_with(&MacAddr::SLOW_PROTOCOLS.0) => {
+                if self.handle_slow(uplink, payload, now, out) {
                     self.recompute(now);
                 }
             }
             ETHERTYPE_BEACON => {
-                if let (Some(beacons), Some(beacon)) = (&mut self.beacons, Beacon::parse(payload)) {
-                    beacons.handle_beacon(uplink, beacon, now);
+                let src = frame.get(6..).and_then(MacAddr::from_slice);
+                if let (Some(src), Some(beacon)) = (src, Beacon::parse(payload))
+                    && let Some(beacons) = &mut self.beacons
+                    && beacons.handle_beacon(uplink, src, beacon, now)
+                {
                     self.recompute(now);
                 }
             }
@@ -313,6 +317,26 @@ impl Team {
                 self.neighbours.handle_frame(uplink, frame, now);
             }
         }
+    }
+
+    /// Has LACP hear a PDU; tells whether other uplinks may send now. Who floods us with PDUs changes that once only.
+    fn handle_slow(
+        &mut self,
+        uplink: PortId,
+        payload: &[u8],
+        now: Instant,
+        out: &mut OwnFrames,
+    ) -> bool {
+        let Some(lacp) = &mut self.lacp else {
+            return false;
+        };
+        let may_send = |lacp: &Lacp| -> Vec<bool> {
+            let uplinks = self.uplinks.iter();
+            uplinks.map(|uplink| lacp.may_send(uplink.port)).collect()
+        };
+        let before = may_send(lacp);
+        lacp.handle_pdu(uplink, payload, now, out);
+        before != may_send(lacp)
     }
 
     /// Notes that frames of a domain come in by an uplink.
