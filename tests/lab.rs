@@ -810,3 +810,34 @@ fn a_trunk_whose_address_nobody_typed_cannot_take_one_of_another_vlan_it_carries
         lab.send(port, &eth(B, MacAddr::BROADCAST)).unwrap();
     }
 }
+
+#[test]
+fn an_address_that_a_guest_chose_itself_is_given_back_to_the_station_outside_whose_it_is() {
+    let suggested = Member {
+        takes_first: true,
+        ..of(A)
+    };
+    let mut lab = Lab::new(&[("a", suggested), ("b", of(B)), ("up", uplink())]);
+    lab.send("a", &eth(FAR, MacAddr::BROADCAST)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(lab.send("up", &eth(FAR, B)), Err(DropReason::Reflected));
+    }
+    lab.reached();
+    lab.send("up", &eth(FAR, B)).unwrap();
+    assert_eq!(lab.reached(), ["b"], "the router speaks again");
+    lab.send("b", &eth(B, FAR)).unwrap();
+    assert_eq!(lab.reached(), ["up"]);
+    assert_eq!(lab.send("a", &eth(FAR, B)), Err(DropReason::ForgedSource));
+    lab.send("a", &eth(A, B)).unwrap();
+    assert_eq!(lab.reached(), ["b"], "what it was told to use it may use");
+}
+
+#[test]
+fn an_address_that_was_typed_is_not_given_away() {
+    let mut lab = Lab::new(&[("a", of(A)), ("b", of(B)), ("up", uplink())]);
+    for _ in 0..9 {
+        assert_eq!(lab.send("up", &eth(A, B)), Err(DropReason::Reflected));
+    }
+    lab.send("b", &eth(B, A)).unwrap();
+    assert_eq!(lab.reached(), ["a"]);
+}

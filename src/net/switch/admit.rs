@@ -5,6 +5,7 @@ use crate::net::drops::DropReason;
 use crate::net::fdb::{Key, Learned};
 use crate::net::port::PortId;
 use crate::net::vlan::{PortVlan, Tag};
+use crate::wire::ethernet::MacAddr;
 
 impl Switch {
     /// Checks that a port may send from an address, and learns it.
@@ -52,21 +53,35 @@ impl Switch {
         if self.belongs_to_another(port, source) {
             return false;
         }
+        self.set_address(port, source.mac());
+        true
+    }
+
+    /// Takes an address from a port that chose it itself, and that stations outside use: it is theirs. The port
+    /// has the one again that it was to use, and chooses no other until it has been down.
+    #[cold]
+    pub(super) fn give_address_back(&mut self, port: PortId) {
+        if let Some(suggested) = self.slot(port).and_then(|slot| slot.suggested) {
+            self.set_address(port, suggested);
+        }
+    }
+
+    fn set_address(&mut self, port: PortId, mac: MacAddr) {
         let Some(slot) = self.slots.get_mut(port.index()).and_then(Option::as_mut) else {
-            return false;
+            return;
         };
-        let member = &mut slot.member;
-        let former = member.mac.replace(source.mac());
-        if let Ok(class) = member.vlan.classify(Tag::Untagged, &self.private) {
+        slot.fresh = None;
+        let former = slot.member.mac.replace(mac);
+        slot.suggested = slot.suggested.or(former);
+        if let Ok(class) = slot.member.vlan.classify(Tag::Untagged, &self.private) {
             if let Some(former) = former {
                 self.fdb.unfix(Key::new(class.domain, former), port);
             }
-            self.fdb.fix(Key::new(class.domain, source.mac()), port);
+            self.fdb.fix(Key::new(class.domain, mac), port);
         }
         if let Some(team) = &mut self.team {
-            team.set_address(port, source.mac());
+            team.set_address(port, mac);
         }
-        true
     }
 
     /// Whether an address is another port's, in some domain where both can speak. What was told is so while the port is

@@ -47,6 +47,8 @@ struct Slot {
     fresh: Option<(Key, u32, u64)>,
     /// Whether a frame came since the port is up.
     has_spoken: bool,
+    /// The address that it was to use, once it has chosen another.
+    suggested: Option<MacAddr>,
     storm: Option<Box<Storm>>,
 }
 
@@ -170,6 +172,7 @@ impl Switch {
         self.slots[port.index()] = Some(Slot {
             fresh: None,
             has_spoken: false,
+            suggested: None,
             storm: limited.then(|| Box::new(Storm::new(member.storm, self.now))),
             member,
         });

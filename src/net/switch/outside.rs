@@ -54,12 +54,13 @@ impl Conflicts {
         self.0.retain(|known| known.uplink != uplink);
     }
 
-    fn note(&mut self, mac: MacAddr, port: PortId, uplink: PortId, now: Instant) {
+    /// Counts a frame; tells whether there are as many as make a conflict.
+    fn note(&mut self, mac: MacAddr, port: PortId, uplink: PortId, now: Instant) -> bool {
         if let Some(known) = self.0.iter_mut().find(|known| known.mac == mac) {
             let over = now.saturating_duration_since(known.last) >= OVER;
             known.frames = if over { 1 } else { known.frames + 1 };
             (known.port, known.uplink, known.last) = (port, uplink, now);
-            return;
+            return known.frames >= FRAMES;
         }
         self.0
             .retain(|known| now.saturating_duration_since(known.last) < OVER);
@@ -72,6 +73,7 @@ impl Conflicts {
                 last: now,
             });
         }
+        false
     }
 }
 
@@ -206,7 +208,11 @@ impl Switch {
             None => Some(true),
         };
         match carried {
-            Some(true) if fixed => self.conflicts.note(mac, port, uplink, self.now),
+            Some(true) if fixed => {
+                if self.conflicts.note(mac, port, uplink, self.now) {
+                    self.give_address_back(port);
+                }
+            }
             None => {
                 if let Some(team) = &mut self.team {
                     team.note_returned(self.now);
