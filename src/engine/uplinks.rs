@@ -2,11 +2,14 @@
 
 use std::thread;
 
+use std::time::Instant;
+
 use crossbeam_channel::Sender;
 
 use super::slot::Slot;
 use super::worker::{Worker, clock};
 use crate::net::member::Member;
+use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::vlan::PortVlan;
 use crate::ports::{OpenError, Port};
@@ -104,13 +107,23 @@ impl Worker {
         let id = self.add(slot, member)?;
         if let Some(team) = self.networks[index].switch.team_mut() {
             team.assign(&name, role);
-            team.add_uplink(id, &name, now.instant);
         }
+        self.join_team(id, &name, now.instant);
         self.networks[index].switch.settle(&mut self.own);
         self.follow_switch(index, now.instant);
         self.plan_timer();
         tracing::info!(network, uplink = name, "the uplink was added");
         Ok(())
+    }
+
+    /// Tells the team of an uplink's network of the uplink, and what its adapter says of itself, with a link or without.
+    pub(super) fn join_team(&mut self, port: PortId, name: &str, now: Instant) {
+        let slot = &self.slots[port.index()];
+        let adapter = slot.port.adapter().map(|facts| (facts.mac, facts.speed));
+        if let Some(team) = self.networks[slot.network].switch.team_mut() {
+            team.add_uplink(port, name, now);
+            team.set_link(port, false, adapter, now);
+        }
     }
 
     pub(super) fn remove_uplink(&mut self, old: &OldUplink) {
@@ -124,9 +137,7 @@ impl Worker {
         let found = self.slots.iter().position(|slot| {
             slot.network == index && slot.kind == "uplink" && slot.name == old.name
         });
-        let id = found
-            .and_then(|at| u16::try_from(at).ok())
-            .map(crate::net::port::PortId);
+        let id = found.and_then(|at| u16::try_from(at).ok()).map(PortId);
         let Some(id) = id else {
             return Err(ChangeError::NoUplink {
                 network: old.network.clone(),

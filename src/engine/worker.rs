@@ -177,8 +177,8 @@ impl Worker {
             };
             let uplink = member.member.uplink.then(|| slot.name.clone());
             let port = self.add(slot, member.member)?;
-            if let (Some(name), Some(team)) = (uplink, self.networks[index].switch.team_mut()) {
-                team.add_uplink(port, &name, now.instant);
+            if let Some(name) = uplink {
+                self.join_team(port, &name, now.instant);
             }
         }
         if let Some(gateway) = spec.gateway {
