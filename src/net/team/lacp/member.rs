@@ -183,6 +183,8 @@ pub(super) struct Member {
     periodic: Periodic,
     /// Since when there is need to transmit.
     ntt: Option<Instant>,
+    /// Whether the last LACPDU told that this end is in sync.
+    told_sync: bool,
     /// When the last LACPDUs left, oldest first.
     sent: [Option<Instant>; TRANSMIT_LIMIT],
     /// Since when markers are counted, and how many were answered since.
@@ -203,6 +205,7 @@ impl Member {
             patience: None,
             periodic: Periodic::No,
             ntt: None,
+            told_sync: false,
             sent: [None; TRANSMIT_LIMIT],
             markers: None,
         }
@@ -280,6 +283,12 @@ impl Member {
     /// Tells whether the partner is in sync, or may take its time.
     pub(super) fn is_promising(&self) -> bool {
         self.partner_has(State::SYNCHRONIZATION) || self.patience.is_some()
+    }
+
+    /// Tells whether frames may be sent: some partners say that they collect before they have heard that this end is in
+    /// sync, and drop what comes before that.
+    pub(super) fn may_send(&self) -> bool {
+        self.mux == Mux::Distributing && self.told_sync
     }
 
     fn partner_has(&self, flags: State) -> bool {
@@ -423,6 +432,7 @@ impl Member {
             collector_max_delay: 0,
         };
         out.send(self.port, pdu.emit(self.mac));
+        self.told_sync = pdu.actor.state.has(State::SYNCHRONIZATION);
         self.counters.sent += 1;
         self.ntt = None;
         self.sent.rotate_left(1);
@@ -478,6 +488,7 @@ impl Member {
 
     fn detach(&mut self, now: Instant) {
         self.mux = Mux::Detached;
+        self.told_sync = false;
         self.need_to_transmit(now);
     }
 }

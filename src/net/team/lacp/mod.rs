@@ -208,10 +208,7 @@ impl Lacp {
 
     /// Tells whether frames may be sent through a member.
     pub fn may_send(&self, port: PortId) -> bool {
-        self.fallback == Some(port)
-            || self
-                .member(port)
-                .is_some_and(|member| member.mux == Mux::Distributing)
+        self.fallback == Some(port) || self.member(port).is_some_and(Member::may_send)
     }
 
     /// Tells whether frames that come from a member are taken.

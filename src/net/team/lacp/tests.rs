@@ -1015,3 +1015,46 @@ proptest! {
         lab.assert_both_use(&ports);
     }
 }
+
+#[test]
+fn nothing_is_sent_to_a_partner_that_collects_before_it_can_know_that_we_are_in_sync() {
+    let now = Instant::now();
+    let mut lacp = Lacp::new(spec(1));
+    lacp.add(P1);
+    lacp.set_link(P1, true, mac(P1), Some(GIGABIT), now);
+    let mut out = OwnFrames::default();
+    lacp.handle_timeout(now, &mut out);
+    let ours = |out: &OwnFrames| {
+        let (_, frame) = out.frames.last().unwrap();
+        Lacpdu::parse(&frame[14..]).unwrap().actor
+    };
+    // Two that are not in sync use up what may be sent in a second.
+    let state = State::ACTIVITY | State::TIMEOUT | State::AGGREGATION;
+    let early = state | State::SYNCHRONIZATION | State::COLLECTING | State::DISTRIBUTING;
+    for (key, state) in [(1, state), (2, state), (3, early)] {
+        let partner = ours(&out);
+        let actor = Participant {
+            system_priority: 0x8000,
+            system: MacAddr([2, 0, 0, 0, 0, 2]),
+            key,
+            port_priority: 0xff,
+            port: 7,
+            state,
+        };
+        let pdu = Lacpdu {
+            actor,
+            partner,
+            collector_max_delay: 0,
+        };
+        lacp.handle_pdu(P1, &pdu.emit(mac(P2))[14..], now, &mut out);
+        lacp.handle_timeout(now, &mut out);
+    }
+    assert_eq!(lacp.status(P1).unwrap().mux, Mux::Distributing);
+    assert_eq!(out.frames.len(), 3, "no more may leave in this second");
+    assert!(!lacp.may_send(P1), "it has not been told");
+    let later = now + SECOND;
+    assert!(lacp.poll_timeout().unwrap() <= later);
+    lacp.handle_timeout(later, &mut out);
+    assert!(ours(&out).state.has(State::SYNCHRONIZATION));
+    assert!(lacp.may_send(P1));
+}
