@@ -19,10 +19,9 @@ use vmlan::net::team::load::{Bytes, PERIOD};
 use vmlan::net::team::{Detection, Hash, LoadBalancing, Policy, Role, Spec, Team};
 use vmlan::net::vlan::{PortVlan, PrivatePort, PrivateRole, PrivateVlans, VlanId};
 use vmlan::wire::arp::Arp;
-use vmlan::wire::ethernet::{
-    ETHERTYPE_BEACON, ETHERTYPE_IPV4, ETHERTYPE_SLOW, MacAddr, Tci, emit, insert_tag,
-};
-use vmlan::wire::lacp::Lacpdu;
+use vmlan::wire::cdp;
+use vmlan::wire::ethernet::{ETHERTYPE_BEACON, ETHERTYPE_IPV4, MacAddr, Tci, emit, insert_tag};
+use vmlan::wire::lacp::{ETHERTYPE_SLOW, Lacpdu};
 use vmlan::wire::nd;
 use vmlan::wire::virtio_net::VirtioNetHeader;
 
@@ -533,7 +532,7 @@ fn a_lacpdu_that_was_not_sent_to_the_next_switch_is_nobodys() {
     let before = heard(&lab);
     // A switch that knows nothing of CDP passes on what goes to its address, from wherever it came.
     for dst in [
-        MacAddr::CDP,
+        cdp::GROUP,
         MacAddr([1, 0x80, 0xc2, 0, 0, 0xe]),
         MacAddr::BROADCAST,
         mac(0),

@@ -24,8 +24,6 @@ pub const ETHERTYPE_RARP: u16 = 0x8035;
 pub const ETHERTYPE_SERVICE: u16 = 0x88a8;
 /// The first EtherType for local experiments (IEEE 802, section 9.2.4), which our beacons use.
 pub const ETHERTYPE_BEACON: u16 = 0x88b5;
-/// EtherType of the slow protocols: LACP and markers (IEEE 802.3, annex 57A).
-pub const ETHERTYPE_SLOW: u16 = 0x8809;
 /// EtherType of an 802.1Q tag.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of IPv6.
@@ -40,11 +38,6 @@ impl MacAddr {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// 00:00:00:00:00:00, which names no station.
     pub const ZERO: Self = Self([0; 6]);
-
-    /// Where CDP is sent to.
-    pub const CDP: Self = Self([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc]);
-    /// Where LACP is sent to.
-    pub const SLOW_PROTOCOLS: Self = Self([0x01, 0x80, 0xc2, 0x00, 0x00, 0x02]);
 
     /// Tells whether this is one of the 16 addresses that no bridge passes on (IEEE 802.1Q, table 8-1).
     #[inline]
@@ -222,7 +215,7 @@ mod tests {
             let mac = MacAddr([0x01, 0x80, 0xc2, 0, 0, last]);
             assert_eq!(mac.is_reserved(), last < 16, "{mac}");
         }
-        assert!(!MacAddr::BROADCAST.is_reserved() && !MacAddr::CDP.is_reserved());
+        assert!(!MacAddr::BROADCAST.is_reserved() && !super::super::cdp::GROUP.is_reserved());
     }
 
     #[test]

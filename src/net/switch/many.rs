@@ -6,6 +6,7 @@ use crate::net::multicast::{self, Reach, Recipients};
 use crate::net::outbox::{Egress, Outbox};
 use crate::net::port::PortId;
 use crate::net::storm;
+use crate::wire::cdp;
 use crate::wire::ethernet::MacAddr;
 
 /// Where per-VLAN spanning tree is sent to.
@@ -14,7 +15,7 @@ const PVST: MacAddr = MacAddr([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd]);
 /// Whether frames to this address are for the next switch only, and not for stations.
 #[inline]
 pub(super) fn is_between_switches(dst: MacAddr) -> bool {
-    dst.is_reserved() || dst == MacAddr::CDP || dst == PVST
+    dst.is_reserved() || dst == cdp::GROUP || dst == PVST
 }
 
 impl Switch {

@@ -23,7 +23,9 @@ use crate::net::neighbours::Neighbours;
 use crate::net::port::{OwnFrames, PortId};
 use crate::net::vlan::{Domain, Tag, VlanId};
 use crate::wire::beacon::Beacon;
-use crate::wire::ethernet::{ETHERTYPE_BEACON, ETHERTYPE_SLOW, MacAddr};
+use crate::wire::cdp;
+use crate::wire::ethernet::{ETHERTYPE_BEACON, MacAddr};
+use crate::wire::lacp::{ETHERTYPE_SLOW, SLOW_PROTOCOLS};
 
 use self::announce::{Announcer, Station};
 use self::beacon::Beacons;
@@ -280,7 +282,7 @@ impl Team {
             return false;
         }
         parsed.dst.is_reserved()
-            || parsed.dst == MacAddr::CDP
+            || parsed.dst == cdp::GROUP
             || parsed.ethertype == ETHERTYPE_BEACON
                 && Beacon::parse(head.bytes().get(parsed.payload_at()..).unwrap_or_default())
                     .is_some()
@@ -299,7 +301,7 @@ impl Team {
         match ethertype {
             // The partner is at the other end of the wire. What was sent to another address may come from afar, by
             // switches that pass on what is only between others.
-            ETHERTYPE_SLOW if frame.starts_with(&MacAddr::SLOW_PROTOCOLS.0) => {
+            ETHERTYPE_SLOW if frame.starts_with(&SLOW_PROTOCOLS.0) => {
                 if self.handle_slow(uplink, payload, now, out) {
                     self.recompute(now);
                 }
