@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{Durable, Ledger};
 use crate::net::Now;
 use crate::net::drops::Drops;
-use crate::net::gateway::{Gateway, GatewayFrame, Replies};
+use crate::net::gateway::{Gateway, Replies};
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
@@ -125,11 +125,9 @@ impl Port for GatewayPort {
             }
             let header = burst.copy_frame(frame, egress.action, &mut self.frame);
             let partial_checksum = header.needs_checksum();
-            let frame = GatewayFrame {
-                bytes: &self.frame,
-                partial_checksum,
-            };
-            self.gateway.handle_frame(frame, self.now, &mut self.out);
+            let (frame, out) = (&self.frame, &mut self.out);
+            self.gateway
+                .handle_frame(frame, partial_checksum, self.now, out);
             self.collect();
         }
         Ok(sent)

@@ -85,6 +85,7 @@ impl Service for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::inside::Inside;
     use crate::wire::checksum::checksum;
     use std::time::{Instant, SystemTime};
 
@@ -104,6 +105,7 @@ mod tests {
             GatewayFrame {
                 bytes: frame,
                 partial_checksum: false,
+                inside: &Inside::default(),
             },
             now,
             &mut out,

@@ -3,9 +3,13 @@
 //! The gateway is reached like any guest, through a port of the switch. A frame is offered to the services in
 //! their order until one claims it.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::net::dhcp::{self, Dhcp};
-use crate::net::{Now, address};
-use crate::wire::ethernet::MacAddr;
+use crate::net::inside::{self, Inside};
+use crate::net::{Now, address, nat};
+use crate::wire::arp::Arp;
+use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, MacAddr};
 
 /// What a service answers with.
 #[derive(Debug, Default)]
@@ -14,6 +18,8 @@ pub struct Replies {
     pub frames: Vec<Vec<u8>>,
     /// Lease records that must be on disk, each with the frame that may only leave once it is.
     pub durable: Vec<(dhcp::Record, Option<Vec<u8>>)>,
+    /// Targets of port forwards that answer now, or do not any more.
+    pub up: Vec<(SocketAddr, bool)>,
 }
 
 impl Replies {
@@ -44,6 +50,8 @@ pub struct GatewayFrame<'a> {
     pub bytes: &'a [u8],
     /// The transport checksum was left to be completed, and must not be verified.
     pub partial_checksum: bool,
+    /// Who is inside the network.
+    pub inside: &'a Inside,
 }
 
 /// A network function behind the gateway port.
@@ -80,6 +88,10 @@ pub struct Spec {
     pub mac: MacAddr,
     /// The services, in the order in which frames are offered to them.
     pub services: Vec<ServiceSpec>,
+    /// Who is known to be inside.
+    pub inside: inside::Spec,
+    /// Where it leads to, if it leads outside.
+    pub nat: Option<nat::Spec>,
 }
 
 /// Every kind of service. Adding one is a variant and an arm here, and a file beside this one.
@@ -103,26 +115,74 @@ impl ServiceSpec {
 /// The gateway of one network.
 pub struct Gateway {
     services: Vec<Box<dyn Service>>,
+    inside: Inside,
 }
 
 impl Gateway {
     /// Builds the gateway and its services, for a network whose largest packet has `mtu` bytes.
     pub fn new(spec: Spec, mtu: u16, now: Now) -> Self {
+        let mut inside = Inside::new(spec.inside);
+        for service in &spec.services {
+            if let ServiceSpec::Dhcp(dhcp) = service {
+                for record in &dhcp.restored {
+                    inside.note_lease(record);
+                }
+            }
+        }
         let services = spec
             .services
             .into_iter()
             .map(|service| service.build(spec.mac, mtu, now));
         Self {
             services: services.collect(),
+            inside,
         }
     }
 
-    /// Offers a frame to the services in their order.
-    pub fn handle_frame(&mut self, frame: GatewayFrame<'_>, now: Now, out: &mut Replies) {
+    /// Offers a frame, untagged and in memory of our own, to the services in their order, and tells whether one took it.
+    pub fn handle_frame(
+        &mut self,
+        bytes: &[u8],
+        partial_checksum: bool,
+        now: Now,
+        out: &mut Replies,
+    ) -> Claim {
+        if let Some((ip, mac)) = sender(bytes) {
+            self.inside.note_seen(ip, mac, now.instant);
+        }
+        let mut claim = Claim::Passed;
         for service in &mut self.services {
-            if service.handle_frame(frame, now, out) == Claim::Taken {
-                return;
+            let frame = GatewayFrame {
+                bytes,
+                partial_checksum,
+                inside: &self.inside,
+            };
+            claim = service.handle_frame(frame, now, out);
+            if claim == Claim::Taken {
+                break;
             }
+        }
+        self.learn(out);
+        claim
+    }
+
+    /// Who is inside.
+    pub const fn inside(&self) -> &Inside {
+        &self.inside
+    }
+
+    /// Who is inside, for others who see what stations do.
+    pub const fn inside_mut(&mut self) -> &mut Inside {
+        &mut self.inside
+    }
+
+    /// Takes in what services have said of the inside.
+    fn learn(&mut self, out: &mut Replies) {
+        for (record, _) in &out.durable {
+            self.inside.note_lease(record);
+        }
+        for (target, up) in out.up.drain(..) {
+            self.inside.set_up(target, up);
         }
     }
 
@@ -139,6 +199,7 @@ impl Gateway {
         for service in &mut self.services {
             service.handle_timeout(now, out);
         }
+        self.learn(out);
     }
 
     /// All leases of all services.
@@ -156,4 +217,18 @@ impl Gateway {
             .flat_map(|service| service.advisories(now))
             .collect()
     }
+}
+
+/// Returns the address that the sender of a frame uses, and its hardware address.
+fn sender(frame: &[u8]) -> Option<(IpAddr, MacAddr)> {
+    let ethernet = Ethernet::parse(frame)?;
+    let payload = ethernet.payload;
+    let ip: IpAddr = match ethernet.ethertype {
+        ETHERTYPE_ARP => Arp::parse(payload)?.sender_ip.into(),
+        ETHERTYPE_IPV4 => <[u8; 4]>::try_from(payload.get(12..16)?).ok()?.into(),
+        ETHERTYPE_IPV6 => <[u8; 16]>::try_from(payload.get(8..24)?).ok()?.into(),
+        _ => return None,
+    };
+    let station = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
+    (station && ethernet.src.is_station()).then_some((ip, ethernet.src))
 }

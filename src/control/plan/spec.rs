@@ -16,7 +16,7 @@ use crate::net::member::Member;
 use crate::net::security::Security;
 use crate::net::team::lacp;
 use crate::net::vlan::PortVlan;
-use crate::net::{address, dhcp, gateway, neighbours, team};
+use crate::net::{address, dhcp, gateway, inside, neighbours, team};
 use crate::ports::{PortSpec, guest, packet, tap};
 use crate::wire::ethernet::MacAddr;
 
@@ -230,5 +230,7 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
     Some(gateway::Spec {
         mac: macs.gateway(&network.name),
         services,
+        inside: inside::Spec::default(),
+        nat: None,
     })
 }

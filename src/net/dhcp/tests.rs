@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::offers::LIMIT;
 use super::*;
+use crate::net::inside::Inside;
 use crate::wire::arp::REPLY;
 use crate::wire::dhcp::{BOOTREQUEST, Options};
 use crate::wire::ethernet::{self, ETHERTYPE_IPV4};
@@ -194,6 +195,7 @@ impl Lab {
         let frame = GatewayFrame {
             bytes,
             partial_checksum: false,
+            inside: &Inside::default(),
         };
         self.dhcp.handle_frame(frame, self.now, &mut self.out)
     }
@@ -1126,6 +1128,7 @@ fn frames_for_others_are_passed_on_and_broken_checksums_noticed() {
     let partial = GatewayFrame {
         bytes,
         partial_checksum: true,
+        inside: &Inside::default(),
     };
     assert_eq!(
         lab.dhcp.handle_frame(partial, lab.now, &mut lab.out),
