@@ -292,7 +292,7 @@ pub struct Record<'a> {
 /// Reads the records of a message from where its question ends. `None` stands for one that cannot be read, and ends it.
 pub fn records<'a>(
     message: &'a [u8],
-    header: &Header,
+    header: Header,
     from: usize,
 ) -> impl Iterator<Item = Option<Record<'a>>> {
     let counts = header.counts;
@@ -530,7 +530,7 @@ mod tests {
 
         let header = Header::parse(&bytes).unwrap();
         let question = Question::parse(&bytes).unwrap();
-        let read: Option<Vec<_>> = records(&bytes, &header, question.end).collect();
+        let read: Option<Vec<_>> = records(&bytes, header, question.end).collect();
         let read = read.unwrap();
         assert_eq!(
             read.iter()
@@ -562,7 +562,7 @@ mod tests {
             0,
         ]);
         let header = Header::parse(&bytes).unwrap();
-        let mut read = records(&bytes, &header, at);
+        let mut read = records(&bytes, header, at);
         assert!(read.next().unwrap().is_none());
         assert!(read.next().is_none());
     }
@@ -573,7 +573,7 @@ mod tests {
             let _ = Name::read(&bytes, 0);
             if let Some(header) = Header::parse(&bytes) {
                 let from = Question::parse(&bytes).map_or(HEADER_LEN, |question| question.end);
-                let read = records(&bytes, &header, from).count();
+                let read = records(&bytes, header, from).count();
                 prop_assert!(read <= bytes.len() / OPT_LEN + 1);
             }
         }
