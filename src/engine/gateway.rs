@@ -5,12 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::worker::clock;
 use super::{Durable, Ledger};
 use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::gateway::{Gateway, Replies};
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
+use crate::ports::resolver::Resolver;
 use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
@@ -28,6 +30,8 @@ pub(super) struct GatewayPort {
     unsettled: VecDeque<(u64, Option<Vec<u8>>)>,
     ledger: Ledger,
     durable: Durable,
+    /// Asks the host's name servers, where DNS passes questions on.
+    resolver: Option<Resolver>,
     out: Replies,
     frame: Vec<u8>,
     now: Now,
@@ -48,14 +52,45 @@ impl GatewayPort {
             unsettled: VecDeque::new(),
             ledger,
             durable,
+            resolver: None,
             out: Replies::default(),
             frame: Vec::new(),
             now,
         }
     }
 
+    /// Asks what services have to ask, and tells them of what has become of that.
+    fn resolve(&mut self) {
+        let Some(resolver) = &mut self.resolver else {
+            return self.out.asks.clear();
+        };
+        if !self.out.asks.is_empty() && resolver.follow(self.now.instant) {
+            self.out.asks.clear();
+            let servers = resolver.servers();
+            self.gateway
+                .handle_servers(servers, self.now, &mut self.out);
+        }
+        loop {
+            for ask in self.out.asks.drain(..) {
+                resolver.ask(ask);
+            }
+            let outcomes = resolver.receive();
+            if outcomes.is_empty() {
+                return;
+            }
+            for (ticket, outcome) in outcomes {
+                let answer = outcome.as_deref().map_err(|error| *error);
+                self.gateway
+                    .handle_answer(ticket, answer, self.now, &mut self.out);
+            }
+        }
+    }
+
     /// Takes what the services said: sends it, or has its record written first.
     fn collect(&mut self) {
+        if !self.out.asks.is_empty() {
+            self.resolve();
+        }
         for frame in self.out.frames.drain(..) {
             if self.replies.len() < REPLIES {
                 self.replies.push_back(frame);
@@ -88,13 +123,26 @@ impl GatewayPort {
 }
 
 impl Port for GatewayPort {
-    /// The worker itself is woken for what all gateways wait for.
-    fn watch(&mut self, _watcher: Watcher) -> io::Result<()> {
+    /// The worker itself is woken for what all gateways wait for; here is only what this one does.
+    fn watch(&mut self, watcher: Watcher) -> io::Result<()> {
+        if let Some(upstream) = self.gateway.upstream() {
+            let resolver = Resolver::open(upstream)?;
+            resolver.watch(watcher)?;
+            let servers = resolver.servers();
+            self.gateway
+                .handle_servers(servers, self.now, &mut self.out);
+            self.resolver = Some(resolver);
+        }
         Ok(())
     }
 
     fn receive(&mut self, burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
         self.release_settled();
+        if self.resolver.as_ref().is_some_and(Resolver::is_ready) {
+            self.now = clock();
+            self.resolve();
+            self.collect();
+        }
         while burst.room() > 0 {
             let Some(frame) = self.replies.pop_front() else {
                 break;
@@ -138,7 +186,8 @@ impl Port for GatewayPort {
             .unsettled
             .front()
             .is_some_and(|(ticket, _)| self.durable.is_settled(*ticket));
-        settled || !self.replies.is_empty()
+        let answered = self.resolver.as_ref().is_some_and(Resolver::is_ready);
+        settled || answered || !self.replies.is_empty()
     }
 
     fn answers(&self) -> bool {
@@ -165,11 +214,16 @@ impl Port for GatewayPort {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.gateway.poll_timeout()
+        let resolver = self.resolver.as_ref();
+        let sockets = resolver.and_then(Resolver::poll_timeout);
+        self.gateway.poll_timeout().into_iter().chain(sockets).min()
     }
 
     fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        if let Some(resolver) = &mut self.resolver {
+            resolver.handle_timeout(now.instant);
+        }
         self.gateway.handle_timeout(now, &mut self.out);
         self.collect();
     }
