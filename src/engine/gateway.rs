@@ -228,3 +228,96 @@ impl Port for GatewayPort {
         self.collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::gateway::{self, ServiceSpec};
+    use crate::net::nat::Gateways;
+    use crate::net::vlan::TagAction;
+    use crate::net::{dhcp, dns, inside};
+    use crate::wire::dns::{Name, Writer};
+    use crate::wire::ethernet::{self, ETHERTYPE_IPV4, MacAddr};
+    use crate::wire::ipv4::{self, Ipv4, PROTOCOL_UDP};
+    use crate::wire::udp::{self, Udp};
+
+    struct Nowhere;
+
+    impl super::super::Journal for Nowhere {
+        fn append(&mut self, _network: &str, _ticket: u64, _record: dhcp::Record) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_guests_question_reaches_a_name_server_and_the_answer_the_guest() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let (mac, guest) = (MacAddr([2, 0, 0, 0, 0, 0xfe]), MacAddr([2, 0, 0, 0, 0, 1]));
+        let (own, ip) = ([192, 168, 88, 2].into(), [192, 168, 88, 128].into());
+        let services = vec![ServiceSpec::Dns(Box::new(dns::Spec {
+            gateways: Gateways {
+                v4: Some((own, "192.168.88.0/24".parse().unwrap())),
+                ..Gateways::default()
+            },
+            domain: None,
+            host: Vec::new(),
+            hosts: Vec::new(),
+            forward: true,
+            servers: dns::Servers::Listed(vec![server.local_addr().unwrap()]),
+        }))];
+        let spec = gateway::Spec {
+            mac,
+            services,
+            inside: inside::Spec::default(),
+            nat: None,
+        };
+        let gateway = Gateway::new(spec, 1500, clock());
+        let durable = Durable::new().unwrap();
+        let ledger = Ledger::new(Box::new(Nowhere));
+        let mut port = GatewayPort::new("nat".into(), gateway, ledger, durable, clock());
+        let epoll = epoll::create(true).unwrap();
+        port.watch(Watcher::new(epoll, 3)).unwrap();
+
+        let name = Name::new("example.com").unwrap();
+        let question = [name.as_bytes(), &[0, 1, 0, 1]].concat();
+        let question = Writer::new(77, 0x0100, &question).finish();
+        let datagram = udp::emit((ip, 4000), (own, 53), &question).unwrap();
+        let packet = ipv4::emit(ip, own, PROTOCOL_UDP, &datagram).unwrap();
+        let frame = ethernet::emit(mac, guest, ETHERTYPE_IPV4, &packet);
+        let (mut burst, mut drops) = (Burst::default(), Drops::default());
+        burst.push_owned(frame, VirtioNetHeader::default());
+        let egress = Egress {
+            frame: 0,
+            action: TagAction::Keep,
+        };
+        port.set_now(clock());
+        port.transmit(&burst, &[egress], &mut drops).unwrap();
+        burst.clear();
+        assert!(!port.arm(), "nothing is there yet");
+
+        let mut buffer = [0; 512];
+        let (len, from) = server.recv_from(&mut buffer).unwrap();
+        buffer[2] |= 0x80;
+        server.send_to(&buffer[..len], from).unwrap();
+        let mut events = [epoll::Event::new(epoll::Events::empty(), 0)];
+        assert_eq!(epoll::wait(epoll, 10_000, &mut events).unwrap(), 1);
+        assert!(port.arm());
+        port.receive(&mut burst, &mut drops).unwrap();
+        assert_eq!(burst.len(), 1);
+        let mut reply = Vec::new();
+        burst.copy_frame(&burst.frames()[0], TagAction::Keep, &mut reply);
+        let ip = Ipv4::parse(&reply[14..]).unwrap();
+        let udp = Udp::parse(&ip, false).unwrap();
+        assert_eq!((udp.src, udp.dst), (53, 4000));
+        assert_eq!(udp.payload[..2], [0, 77]);
+        port.release(&mut burst);
+        assert!(!port.arm());
+        epoll::close(epoll).unwrap();
+    }
+}

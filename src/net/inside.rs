@@ -16,6 +16,8 @@ const STATIONS: usize = 65_536;
 const SEEN: usize = 16;
 /// How many stations can call themselves by the same name.
 const NAMESAKES: usize = 4;
+/// Names that stations look for to be told what to do; a guest that took one would tell the others.
+const TAKEN_BY_NOBODY: [&str; 3] = ["isatap", "localhost", "wpad"];
 
 /// What is known from the start.
 #[derive(Clone, Debug, Default)]
@@ -215,7 +217,8 @@ fn host_label(hostname: &str) -> Option<String> {
         && label
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    is_label.then(|| label.to_ascii_lowercase())
+    let label = is_label.then(|| label.to_ascii_lowercase())?;
+    (!TAKEN_BY_NOBODY.contains(&&*label)).then_some(label)
 }
 
 #[cfg(test)]
@@ -280,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_labels_are_not_found() {
+    fn names_that_are_no_labels_or_that_others_rely_on_are_not_found() {
         let mut inside = Inside::default();
-        for name in ["", ".", "a b", "é", &"a".repeat(64)] {
+        for name in ["", ".", "a b", "é", &"a".repeat(64), "WPAD", "wpad.lan"] {
             inside.note_lease(&lease(FIRST, name, 100));
             assert_eq!(inside.find(name), None, "{name:?}");
         }

@@ -29,7 +29,7 @@ use crate::ports::Watcher;
 mod conf;
 
 /// How many questions are on their way at most.
-const EXCHANGES: usize = 512;
+const EXCHANGES: usize = 2048;
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// Room for a datagram or a message of TCP with its length.
@@ -77,6 +77,7 @@ pub struct Resolver {
     timers: BTreeSet<(Instant, u64)>,
     done: Vec<Outcome>,
     next: u64,
+    limit: usize,
     buffer: Box<[u8]>,
 }
 
@@ -98,6 +99,7 @@ impl Resolver {
             timers: BTreeSet::new(),
             done: Vec::new(),
             next: 0,
+            limit: EXCHANGES,
             buffer: vec![0; BUFFER].into(),
         };
         match &upstream.servers {
@@ -166,7 +168,7 @@ impl Resolver {
 
     fn begin(&mut self, ask: Ask) -> Result<(), AskError> {
         let server = *self.servers.get(ask.server).ok_or(AskError::NoServer)?;
-        if self.exchanges.len() >= EXCHANGES {
+        if self.exchanges.len() >= self.limit {
             return Err(AskError::Busy);
         }
         let opened = if ask.stream {
@@ -362,10 +364,8 @@ fn exchange_over(
 
 /// What cannot be done at once is done later; everything else has failed.
 fn later<T>(error: io::Error) -> io::Result<Option<T>> {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-        _ => Err(error),
-    }
+    let is_later = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind());
+    if is_later { Ok(None) } else { Err(error) }
 }
 
 #[cfg(test)]

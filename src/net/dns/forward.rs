@@ -252,6 +252,8 @@ impl<T: PartialEq> Forwarder<T> {
 
     /// Asks everything again that waits, of other servers.
     pub(super) fn set_servers(&mut self, servers: usize, now: Instant, out: &mut Replies) {
+        self.no_server = servers == 0;
+        // Without one, the engine is asked all the same, and looks whether there is one now.
         self.servers = servers.max(1);
         self.first = 0;
         let mut numbers: Vec<u64> = self.pending.keys().copied().collect();

@@ -6,7 +6,8 @@
 //! | a name of the configuration, `gateway`, `_gateway`, `host` | its addresses |
 //! | a station's, alone or in the network's domain | its addresses, as far as they are known |
 //! | anything else in the network's domain | there is none |
-//! | an address of the network, of a link or of loopback in `in-addr.arpa` and `ip6.arpa` | its name, or there is none |
+//! | an address of the configuration in `in-addr.arpa` and `ip6.arpa` | its name |
+//! | an address of the network, of a link or of loopback, likewise | its name, or there is none |
 //! | `localhost` and below (RFC 6761, 6.3) | the loopback addresses |
 //! | `invalid`, `onion`, `alt` and below (RFC 6761, 6.4; RFC 7686; RFC 9476) | there is none |
 //! | `resolver.arpa` and below (RFC 9462, 6.4) | nothing, so that guests keep asking here |
@@ -79,8 +80,10 @@ impl Local {
             resolver: fixed("resolver.arpa"),
             arpa4: fixed("in-addr.arpa"),
             arpa6: fixed("ip6.arpa"),
-            own: fixed("gateway").below(zone).unwrap_or(root.clone()),
-            hostmaster: fixed("hostmaster").below(zone).unwrap_or(root.clone()),
+            own: fixed("gateway").below(zone).unwrap_or_else(|| root.clone()),
+            hostmaster: fixed("hostmaster")
+                .below(zone)
+                .unwrap_or_else(|| root.clone()),
             domain,
         };
         for (name, addresses) in &spec.hosts {
@@ -245,13 +248,23 @@ impl Local {
     /// Answers for names of addresses, if they are ours to answer for.
     fn reverse(&self, name: &Name, inside: &Inside, now: Now) -> Option<Found> {
         let (net, is_exact) = read_reverse(name)?;
+        let is_address = is_exact && net.prefix_len() == net.max_prefix_len();
+        if let Some(target) = self.names.get(&net.addr()).filter(|_| is_address)
+            && self.reverse_zone(net).is_none()
+        {
+            return Some(Found {
+                zone: name.clone(),
+                exists: true,
+                records: vec![(kind::PTR, TTL, target.as_bytes().into())],
+            });
+        }
         let zone_bits = self.reverse_zone(net)?;
         let bits_per_label = if net.addr().is_ipv4() { 8 } else { 4 };
         let zone = name.last(usize::from(zone_bits.div_ceil(bits_per_label)) + 2);
         if !is_exact {
             return Some(Found::nothing(zone, false));
         }
-        if net.prefix_len() < net.max_prefix_len() {
+        if !is_address {
             let mut found = Found::nothing(zone, true);
             if *name == found.zone {
                 found.records = vec![self.soa(), (kind::NS, TTL, self.own.as_bytes().into())];

@@ -338,6 +338,7 @@ fn addresses_of_the_network_have_names_and_are_never_asked_for_elsewhere() {
         ("1.88.168.192.in-addr.arpa.", "host.vmnet8.internal."),
         ("5.88.168.192.IN-ADDR.arpa.", "printer.vmnet8.internal."),
         ("1.0.0.127.in-addr.arpa.", "localhost."),
+        ("1.1.1.10.in-addr.arpa.", "db.example.com."),
     ] {
         assert_eq!(lab.data(asked, RecordType::PTR), [target], "{asked}");
     }
@@ -826,6 +827,10 @@ fn a_cut_answer_is_asked_for_over_tcp_where_the_guest_takes_more() {
 fn the_operator_hears_of_servers_that_are_missing_or_silent() {
     let mut lab = Lab::new(true);
     assert!(lab.dns.advisories(lab.now).is_empty());
+    lab.dns.handle_servers(0, lab.now, &mut lab.out);
+    assert!(lab.dns.advisories(lab.now)[0].contains("has no name server"));
+    lab.dns.handle_servers(1, lab.now, &mut lab.out);
+    assert!(lab.dns.advisories(lab.now).is_empty());
     lab.send(&query(7, "a.example.", RecordType::A).to_vec().unwrap());
     for _ in 0..2 {
         let ask = lab.asked();
@@ -862,6 +867,27 @@ proptest! {
             prop_assert_eq!(&reply[..2], &bytes[..2]);
             prop_assert!(reply[2] & 0x80 != 0);
             prop_assert!(reply.len() <= 1472);
+        }
+    }
+
+    #[test]
+    fn any_name_of_an_address_is_answered_or_asked_for(
+        labels in proptest::collection::vec("[0-9a-f]|[0-9x]{1,4}", 0..40),
+        like_own in 0usize..5,
+        v6: bool,
+    ) {
+        let own = ["192", "168", "88", "128"].map(str::to_owned);
+        let mut labels: Vec<String> = own[..like_own.min(4)].iter().cloned().chain(labels).collect();
+        labels.reverse();
+        labels.push(if v6 { "ip6" } else { "in-addr" }.to_owned());
+        labels.push("arpa".to_owned());
+        let mut lab = Lab::new(true);
+        let mut question = crate::wire::dns::Name::new(&labels.join(".")).unwrap().as_bytes().to_vec();
+        question.extend([0, 12, 0, 1]);
+        lab.send(&crate::wire::dns::Writer::new(1, flag::RD, &question).finish());
+        prop_assert_eq!(lab.out.frames.len() + lab.out.asks.len(), 1);
+        if like_own >= 3 && !v6 {
+            prop_assert!(lab.out.asks.is_empty(), "what is ours is not asked for");
         }
     }
 
