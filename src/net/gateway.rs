@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::net::dhcp::{self, Dhcp};
+use crate::net::dns::{self, Dns};
 use crate::net::inside::{self, Inside};
 use crate::net::{Now, address, nat};
 use crate::wire::arp::Arp;
@@ -20,6 +21,10 @@ pub struct Replies {
     pub durable: Vec<(dhcp::Record, Option<Vec<u8>>)>,
     /// Targets of port forwards that answer now, or do not any more.
     pub up: Vec<(SocketAddr, bool)>,
+    /// Messages that may leave at once, each with the TCP stream that it belongs to.
+    pub messages: Vec<(u64, Vec<u8>)>,
+    /// What the host's name servers are to be asked.
+    pub asks: Vec<dns::Ask>,
 }
 
 impl Replies {
@@ -70,6 +75,36 @@ pub trait Service: Send {
     /// Does what is due. Safe to call early or late.
     fn handle_timeout(&mut self, _now: Now, _out: &mut Replies) {}
 
+    /// Offers a message of DNS that came over TCP. The stream is whatever tells it from others; `from` is the guest.
+    fn handle_message(
+        &mut self,
+        _stream: u64,
+        _from: IpAddr,
+        _message: &[u8],
+        _inside: &Inside,
+        _now: Now,
+        _out: &mut Replies,
+    ) {
+    }
+
+    /// Takes in what became of an [ask](dns::Ask).
+    fn handle_answer(
+        &mut self,
+        _ticket: u64,
+        _answer: Result<&[u8], dns::AskError>,
+        _now: Now,
+        _out: &mut Replies,
+    ) {
+    }
+
+    /// Takes in that the host has other name servers, and how many.
+    fn handle_servers(&mut self, _servers: usize, _now: Now, _out: &mut Replies) {}
+
+    /// What there is to say of DNS, if this service is that.
+    fn dns(&self) -> Option<dns::View> {
+        None
+    }
+
     /// The leases this service has given out.
     fn leases(&self, _now: Now) -> Vec<dhcp::Lease> {
         Vec::new()
@@ -101,6 +136,8 @@ pub enum ServiceSpec {
     Address(address::Spec),
     /// The DHCP server.
     Dhcp(Box<dhcp::Spec>),
+    /// DNS.
+    Dns(Box<dns::Spec>),
 }
 
 impl ServiceSpec {
@@ -108,6 +145,7 @@ impl ServiceSpec {
         match self {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
             Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, mtu, now)),
+            Self::Dns(spec) => Box::new(Dns::new(*spec, mac, mtu)),
         }
     }
 }
@@ -116,6 +154,7 @@ impl ServiceSpec {
 pub struct Gateway {
     services: Vec<Box<dyn Service>>,
     inside: Inside,
+    upstream: Option<dns::Upstream>,
 }
 
 impl Gateway {
@@ -129,6 +168,10 @@ impl Gateway {
                 }
             }
         }
+        let upstream = spec.services.iter().find_map(|service| match service {
+            ServiceSpec::Dns(dns) => dns.upstream(),
+            ServiceSpec::Address(_) | ServiceSpec::Dhcp(_) => None,
+        });
         let services = spec
             .services
             .into_iter()
@@ -136,6 +179,7 @@ impl Gateway {
         Self {
             services: services.collect(),
             inside,
+            upstream,
         }
     }
 
@@ -200,6 +244,50 @@ impl Gateway {
             service.handle_timeout(now, out);
         }
         self.learn(out);
+    }
+
+    /// Offers a message of DNS that came over TCP, without its length.
+    pub fn handle_message(
+        &mut self,
+        stream: u64,
+        from: IpAddr,
+        message: &[u8],
+        now: Now,
+        out: &mut Replies,
+    ) {
+        for service in &mut self.services {
+            service.handle_message(stream, from, message, &self.inside, now, out);
+        }
+    }
+
+    /// Whom questions of DNS are passed on to, if they are.
+    pub const fn upstream(&self) -> Option<&dns::Upstream> {
+        self.upstream.as_ref()
+    }
+
+    /// Takes in what became of an ask.
+    pub fn handle_answer(
+        &mut self,
+        ticket: u64,
+        answer: Result<&[u8], dns::AskError>,
+        now: Now,
+        out: &mut Replies,
+    ) {
+        for service in &mut self.services {
+            service.handle_answer(ticket, answer, now, out);
+        }
+    }
+
+    /// Takes in that there are other name servers, and how many.
+    pub fn handle_servers(&mut self, servers: usize, now: Now, out: &mut Replies) {
+        for service in &mut self.services {
+            service.handle_servers(servers, now, out);
+        }
+    }
+
+    /// What there is to say of DNS, if that is a service.
+    pub fn dns(&self) -> Option<dns::View> {
+        self.services.iter().find_map(|service| service.dns())
     }
 
     /// All leases of all services.
