@@ -413,22 +413,23 @@ impl OutsideInterface {
         let router4 = self.v4.address().and_then(|own| own.router);
         let router4 = router4.map(IpAddr::from);
         let router6 = self.v6.address().and_then(|_| self.choose_router6());
+        let mut questions = Vec::new();
         for (router, chosen) in [
             (&mut self.router4, router4),
             (&mut self.router6, router6.map(IpAddr::from)),
         ] {
+            if let Some(former) = router.ip.filter(|_| router.ip != chosen) {
+                self.neighbours.set_router(former, false, now);
+            }
             router.ip = chosen;
             router.mac = None;
             let Some(ip) = chosen else { continue };
+            questions.extend(self.neighbours.set_router(ip, true, now));
             if let NextHop::Known(mac) = self.neighbours.peek(ip) {
                 router.mac = Some(mac);
             }
         }
-        let new = [self.router4.ip, self.router6.ip];
-        for ip in new.into_iter().flatten() {
-            let question = self.neighbours.ask_first(ip, now);
-            self.put(question, out);
-        }
+        self.put(questions, out);
     }
 
     /// The first router that is not silent, or the first.

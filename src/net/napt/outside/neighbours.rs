@@ -12,7 +12,8 @@
 //! ```
 //!
 //! An address is asked for three times, a second apart. What is known counts for 30 s; what is in use is then checked, by
-//! asking the station itself. A station that is silent is asked for among all.
+//! asking the station itself. A station that is silent is asked for among all. A router that is used is never forgotten: while
+//! it is silent, it is asked for now and then.
 //!
 //! Only the answer to a question teaches where somebody is. What is told unasked confirms what is known already; where it
 //! says otherwise, the known station is asked, and only if it is silent is the other believed when all are asked.
@@ -42,6 +43,8 @@ const REACHABLE: Duration = Duration::from_secs(30);
 const IDLE: u8 = 10;
 /// How long somebody who was silent is not asked for again.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often a silent router is asked for.
+const ROUTER_SILENCE: Duration = Duration::from_secs(5);
 /// How often somebody is doubted at most.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -75,6 +78,8 @@ struct Entry {
     at: Instant,
     /// Whether it was talked with since the last step.
     used: Cell<bool>,
+    /// Whether it is the router that is used.
+    router: bool,
     doubted: Option<Instant>,
 }
 
@@ -129,6 +134,7 @@ impl Neighbours {
             state: State::Asking(1),
             at: now + PATIENCE,
             used: Cell::new(true),
+            router,
             doubted: None,
         };
         self.plan(entry.at);
@@ -137,17 +143,24 @@ impl Neighbours {
         Some((ip, None))
     }
 
-    /// Returns the question to put where a router was never asked for, or not for long.
-    pub(super) fn ask_first(&mut self, ip: IpAddr, now: Instant) -> Option<Question> {
-        match self.entries.contains_key(&ip) {
-            true => None,
-            false => self.ask(ip, true, now),
+    /// Says that a station is the router that is used, or is not any more. Returns the question to put where it is not known.
+    pub(super) fn set_router(
+        &mut self,
+        ip: IpAddr,
+        router: bool,
+        now: Instant,
+    ) -> Option<Question> {
+        if let Some(entry) = self.entries.get_mut(&ip) {
+            entry.router = router;
+            return None;
         }
+        router.then(|| self.ask(ip, true, now)).flatten()
     }
 
     /// Forgets somebody with whom nobody talks; tells whether there was one.
     fn evict(&mut self) -> bool {
-        let idle = |entry: &Entry| matches!(entry.state, State::Idle(..) | State::Silent);
+        let idle =
+            |entry: &Entry| !entry.router && matches!(entry.state, State::Idle(..) | State::Silent);
         let found = self.entries.iter().find(|(_, entry)| idle(entry));
         let Some(ip) = found.map(|(ip, _)| *ip) else {
             return false;
@@ -169,6 +182,7 @@ impl Neighbours {
         }
         match entry.state {
             State::Asking(_) if answer => self.asking -= 1,
+            State::Silent if answer && entry.router => {}
             State::Asking(_) | State::Silent => return None,
             State::Known(known) | State::Checking(known, _) | State::Idle(known, _)
                 if known == mac => {}
@@ -225,6 +239,11 @@ impl Neighbours {
                         (State::Checking(mac, 1), PATIENCE)
                     }
                     State::Known(mac) => (State::Idle(mac, IDLE), REACHABLE),
+                    State::Silent if entry.router => {
+                        questions.push((*ip, None));
+                        (State::Silent, ROUTER_SILENCE)
+                    }
+                    State::Idle(mac, 0) if entry.router => (State::Idle(mac, 0), REACHABLE),
                     State::Idle(_, 0) | State::Silent => return false,
                     State::Idle(mac, left) => (State::Idle(mac, left - 1), REACHABLE),
                     State::Checking(_, TRIES..) => {
