@@ -15,37 +15,35 @@
 //! the side that they are for. So many bursts are sent at once; what is left waits for the next round of the worker.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use super::carry::Floor;
+pub(super) use self::open::Leading;
 use super::slot::Slot;
-use super::worker::{Worker, clock, earlier};
-use super::{NetworkSpec, OutsidePort, StartError};
-use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
 use crate::net::frame::{Head, Parsed};
-use crate::net::gateway::Gateway;
 use crate::net::inside::Inside;
-use crate::net::member::Member;
 use crate::net::napt::{ForwardError, Napt, Routed, Side, Verdict};
 use crate::net::nat::forward::{Forward, ForwardRow};
-use crate::net::nat::{Event, FlowRow, Gateways, Outside, Protocol, Spec, View};
-use crate::net::offload::{self, Capabilities};
-use crate::net::outbox::{Egress, Outbox};
+use crate::net::nat::{Event, FlowRow, Gateways, Protocol, View};
+use crate::net::outbox::Egress;
 use crate::net::port::PortId;
-use crate::net::security::Security;
-use crate::net::vlan::TagAction;
 use crate::ports::burst::Burst;
 use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
-use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr, TAG_LEN};
-use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
+use crate::wire::dhcp::CLIENT_PORT;
+use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
+use crate::wire::ipv4::PROTOCOL_UDP;
+use crate::wire::ipv6::NEXT_HEADER_ICMPV6;
+use crate::wire::virtio_net::VirtioNetHeader;
 
+mod open;
+mod pass;
 #[cfg(test)]
 mod tests;
 
+/// The next header value behind which queries for groups are.
+const HOP_BY_HOP: u8 = 0;
 /// How many routers a frame may pass while its burst is there.
 const HOPS: u8 = 4;
 /// How many frames of translators wait to be sent at most.
@@ -282,447 +280,18 @@ impl Routing {
     }
 }
 
-/// Takes the tag off a head, in place.
-fn strip(head: &mut Head) {
-    let bare = head.with_tag(TagAction::Strip);
-    let len = bare.bytes().len();
-    head.buffer()[..len].copy_from_slice(bare.bytes());
-    head.set_len(len);
-    head.offload = bare.offload;
-    head.frame_len -= u32::try_from(TAG_LEN).unwrap_or_default();
-}
-
-impl Floor<'_> {
-    /// Has routers look at what was set aside of a burst, and carries what comes of it.
-    #[inline(never)]
-    pub(super) fn route(&mut self, routing: &mut Routing, burst: &mut Burst, outbox: &mut Outbox) {
-        let mut index = 0;
-        // What passes one router may come to the next.
-        while index < routing.aside.len {
-            let batch = &mut routing.aside.batches[index];
-            let (port, from, hops) = (batch.port, batch.from, batch.hops);
-            let frames = std::mem::take(&mut batch.frames);
-            let passing = Passing {
-                port,
-                from,
-                hops,
-                frames: &frames,
-            };
-            self.pass(&passing, routing, burst, outbox);
-            routing.aside.batches[index].frames = frames;
-            index += 1;
+/// Whether a frame that goes to many outside can concern a translator: ARP, neighbour discovery, queries for groups, and what
+/// DHCP servers say to all. The rest of what a network hears need not be copied.
+fn concerns_translator(head: &Head, parsed: &Parsed) -> bool {
+    let packet = head.bytes().get(parsed.payload_at()..).unwrap_or_default();
+    match parsed.ethertype {
+        ETHERTYPE_ARP => true,
+        ETHERTYPE_IPV4 => {
+            let udp_at = usize::from(packet.first().map_or(0, |first| first & 0x0f)) * 4;
+            let port = packet.get(udp_at + 2..udp_at + 4);
+            packet.get(9) == Some(&PROTOCOL_UDP) && port == Some(&CLIENT_PORT.to_be_bytes())
         }
-        routing.aside.len = 0;
-    }
-
-    fn pass(
-        &mut self,
-        passing: &Passing<'_>,
-        routing: &mut Routing,
-        burst: &mut Burst,
-        outbox: &mut Outbox,
-    ) {
-        let port = passing.port;
-        let Some(number) = self.slots[port.index()].router else {
-            return;
-        };
-        let router = &routing.routers[number];
-        let side = match port == router.inside.port {
-            true => Side::Inside,
-            false => Side::Outside,
-        };
-        let (here, there) = (router.leg(side), router.leg(side.other()));
-        self.look(passing, number, side, routing, burst);
-        let seen = std::mem::take(&mut routing.seen);
-        for (frame, _, verdict) in &seen {
-            match verdict {
-                Verdict::Forward => self.forward(there, *frame, burst, outbox),
-                Verdict::Back => {}
-                Verdict::Whole => {
-                    routing.whole.push(Egress {
-                        frame: *frame,
-                        action: TagAction::Keep,
-                    });
-                    continue;
-                }
-                Verdict::Drop(reason) => {
-                    self.slots[passing.from.index()].drops.count(*reason);
-                }
-            }
-            self.count_egress(here, *frame, burst);
-        }
-        self.carry(there.port, passing.hops + 1, burst, outbox, routing);
-        for (frame, _, verdict) in &seen {
-            if *verdict == Verdict::Back {
-                self.forward(here, *frame, burst, outbox);
-            }
-        }
-        self.carry(here.port, passing.hops + 1, burst, outbox, routing);
-        routing.seen = seen;
-        if !routing.whole.is_empty() {
-            self.hand_over(number, side, routing, burst);
-        }
-        let timer = routing.routers[number].napt.poll_timeout();
-        *self.next_timer = earlier(*self.next_timer, timer);
-    }
-
-    /// Has the translator look at the frames of a batch that are for the router.
-    fn look(
-        &mut self,
-        passing: &Passing<'_>,
-        number: usize,
-        side: Side,
-        routing: &mut Routing,
-        burst: &mut Burst,
-    ) {
-        let Routing {
-            routers,
-            seen,
-            whole,
-            nobody,
-            ..
-        } = routing;
-        let router = &mut routers[number];
-        let mac = router.leg(side).mac;
-        seen.clear();
-        whole.clear();
-        for egress in passing.frames {
-            let head = &mut burst.frames_mut()[usize::from(egress.frame)].head;
-            let Ok(mut parsed) = head.parse() else {
-                continue;
-            };
-            if parsed.dst != mac {
-                // Others get it too, so its head stays as it is.
-                if parsed.dst.is_group() {
-                    whole.push(*egress);
-                }
-                continue;
-            }
-            let refused = match egress.action {
-                _ if passing.hops >= HOPS => Some(DropReason::Loop),
-                TagAction::Keep => None,
-                TagAction::Strip => {
-                    strip(head);
-                    head.parse().map(|bare| parsed = bare).err()
-                }
-                TagAction::Insert(_) | TagAction::Replace(_) => Some(DropReason::VlanNotAllowed),
-            };
-            if let Some(reason) = refused {
-                self.slots[passing.from.index()].drops.count(reason);
-                continue;
-            }
-            router.napt.prefetch(side, head, &parsed);
-            seen.push((egress.frame, parsed, Verdict::Whole));
-        }
-        let gateway = self.slots[router.inside.port.index()].port.gateway();
-        let inside = gateway.map_or(&*nobody, Gateway::inside);
-        for (frame, parsed, verdict) in seen {
-            let head = &mut burst.frames_mut()[usize::from(*frame)].head;
-            *verdict = router.napt.translate(side, head, parsed, inside, self.now);
-        }
-    }
-
-    fn count_egress(&mut self, leg: Leg, frame: u16, burst: &Burst) {
-        let count = &mut self.slots[leg.port.index()].egress;
-        count.frames += 1;
-        count.bytes += u64::from(burst.frames()[usize::from(frame)].head.frame_len);
-    }
-
-    /// Has a frame come into a network by a router's port.
-    fn forward(&mut self, leg: Leg, number: u16, burst: &mut Burst, outbox: &mut Outbox) {
-        let network = &mut self.networks[leg.network];
-        let slot = &mut self.slots[leg.port.index()];
-        let head = &mut burst.frames_mut()[usize::from(number)].head;
-        slot.ingress.frames += 1;
-        slot.ingress.bytes += u64::from(head.frame_len);
-        network.switch.set_now(self.now);
-        let passed = offload::check(head, network.mtu)
-            .and_then(|()| head.parse())
-            .and_then(|parsed| {
-                network
-                    .switch
-                    .forward(leg.port, number, head, &parsed, outbox)
-            });
-        if let Err(reason) = passed {
-            slot.drops.count(reason);
-        }
-    }
-
-    /// Carries what came in by `from`.
-    fn carry(
-        &mut self,
-        from: PortId,
-        hops: u8,
-        burst: &Burst,
-        outbox: &mut Outbox,
-        routing: &mut Routing,
-    ) {
-        outbox.drain(|port, batch| {
-            if self.slots[port.index()].router.is_some() {
-                routing.aside.add(port, from, hops, batch);
-            } else {
-                self.deliver(port, burst, batch);
-            }
-        });
-    }
-
-    /// Hands what must be seen whole to who is to see it: the gateway's services, or the translator.
-    fn hand_over(&mut self, number: usize, side: Side, routing: &mut Routing, burst: &Burst) {
-        let now = Now {
-            instant: self.now,
-            wall: SystemTime::now(),
-        };
-        let leg = routing.routers[number].leg(side);
-        let mut whole = std::mem::take(&mut routing.whole);
-        whole.retain(|egress| {
-            let frame = &burst.frames()[usize::from(egress.frame)];
-            let router = &mut routing.routers[number];
-            let transit = |parsed: Parsed| router.is_transit(&frame.head, &parsed);
-            if side == Side::Inside && !frame.head.parse().is_ok_and(transit) {
-                return true;
-            }
-            self.count_egress(leg, egress.frame, burst);
-            let mut header = burst.copy_frame(frame, egress.action, &mut routing.copy);
-            if header.gso_type == GSO_NONE && header.needs_checksum() {
-                // Nobody further on has to know that it was left to be done.
-                let finished = offload::finish(
-                    &mut routing.copy,
-                    header,
-                    Capabilities::default(),
-                    |_, _, _| Ok(()),
-                );
-                if finished.is_err() {
-                    return false;
-                }
-                header = VirtioNetHeader::default();
-            }
-            let gateway = self.slots[router.inside.port.index()].port.gateway();
-            let inside = gateway.map_or(&routing.nobody, Gateway::inside);
-            let (napt, out) = (&mut router.napt, &mut routing.out);
-            napt.handle_frame(side, &routing.copy, header, inside, now, out);
-            false
-        });
-        if !whole.is_empty() {
-            self.deliver(leg.port, burst, &whole);
-        }
-        whole.clear();
-        routing.whole = whole;
-        routing.collect(number, self.slots);
-    }
-
-    /// Sends what translators have made. `burst` is empty, before and afterwards.
-    #[inline(never)]
-    pub(super) fn inject(&mut self, routing: &mut Routing, burst: &mut Burst, outbox: &mut Outbox) {
-        for _ in 0..BURSTS {
-            let Some(first) = routing.pending.front() else {
-                return;
-            };
-            let (number, side) = (first.router, first.side);
-            let leg = routing.routers[number].leg(side);
-            let same = |next: &mut Pending| (next.router, next.side) == (number, side);
-            while burst.room() > 0
-                && let Some(next) = routing.pending.pop_front_if(same)
-            {
-                burst.push_owned(next.frame, next.header);
-            }
-            for index in 0..burst.len() {
-                if let Ok(index) = u16::try_from(index) {
-                    self.forward(leg, index, burst, outbox);
-                }
-            }
-            self.carry(leg.port, 0, burst, outbox, routing);
-            for index in outbox.take_own() {
-                let frame = &burst.frames()[usize::from(index)];
-                burst.copy_frame(frame, TagAction::Keep, &mut routing.copy);
-                let switch = &mut self.networks[leg.network].switch;
-                switch.handle_own(leg.port, &routing.copy, self.own);
-                self.changed = true;
-            }
-            self.route(routing, burst, outbox);
-            burst.clear();
-        }
-        if !routing.pending.is_empty() {
-            *self.next_timer = Some(self.now);
-        }
-    }
-}
-
-/// A batch on its way through a router.
-struct Passing<'a> {
-    port: PortId,
-    from: PortId,
-    hops: u8,
-    frames: &'a [Egress],
-}
-
-/// A network whose gateway leads to another, before its router is there.
-pub(super) struct Leading {
-    inside: String,
-    network: usize,
-    mac: MacAddr,
-    nat: Spec,
-    outside: OutsidePort,
-}
-
-impl Leading {
-    /// Returns what is told of a router in the specification of the network with this number, if it is to have one.
-    pub(super) fn of(spec: &NetworkSpec, network: usize) -> Option<Self> {
-        let gateway = spec.gateway.as_ref()?;
-        Some(Self {
-            inside: spec.name.clone(),
-            network,
-            mac: gateway.mac,
-            nat: gateway.nat.clone()?,
-            outside: spec.outside.clone()?,
-        })
-    }
-}
-
-impl Worker {
-    /// Opens the routers, when all networks are there.
-    pub(super) fn open_routers(
-        &mut self,
-        leading: Vec<Leading>,
-        now: Now,
-    ) -> Result<(), StartError> {
-        leading
-            .into_iter()
-            .try_for_each(|leading| self.open_router(leading, now))
-    }
-
-    fn open_router(&mut self, leading: Leading, now: Now) -> Result<(), StartError> {
-        let Leading {
-            inside: name,
-            network,
-            mac,
-            nat,
-            outside: port,
-        } = leading;
-        let Outside::Network(outside) = &nat.outside else {
-            return Ok(());
-        };
-        let mut networks = self.networks.iter();
-        let found = networks.position(|other| *other.name == *port.network);
-        let gateway = (0..)
-            .map(PortId)
-            .zip(&self.slots)
-            .find(|(_, slot)| slot.network == network && slot.port.gateway().is_some());
-        let (Some(other), Some((inside, _))) = (found, gateway) else {
-            return Err(StartError::NoOutside {
-                network: name,
-                outside: port.network,
-            });
-        };
-        let mut slots = self.slots.iter();
-        let taken = slots.any(|slot| slot.network == other && slot.name == name);
-        let own_name = if taken { format!("{name}-nat") } else { name };
-        let slot = Slot::new(
-            own_name,
-            "gateway",
-            other,
-            Box::new(RouterPort),
-            now.instant,
-        );
-        let number = self.routing.routers.len();
-        let slot = Slot {
-            port_group: port.port_group,
-            router: Some(number),
-            ..slot
-        };
-        let member = Member {
-            mac: Some(outside.mac),
-            uplink: false,
-            takes_first: false,
-            // It speaks for itself, and hears what is for it.
-            security: Security::default(),
-            ..port.member
-        };
-        let id = self.add(slot, member)?;
-        self.slots[inside.index()].router = Some(number);
-        let seed = RandomState::new().build_hasher().finish();
-        let mut napt = Napt::new(&nat, mac, outside, seed, now);
-        napt.set_mtu(self.networks[network].mtu, self.networks[other].mtu);
-        self.routing.routers.push(Router {
-            napt,
-            inside: Leg {
-                port: inside,
-                network,
-                mac,
-            },
-            outside: Leg {
-                port: id,
-                network: other,
-                mac: outside.mac,
-            },
-            gateways: nat.gateways,
-            events: VecDeque::new(),
-        });
-        Ok(())
-    }
-
-    /// Has routers look at what was set aside of the burst.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn route(&mut self, now: Instant) -> bool {
-        let mut floor = Floor {
-            slots: &mut self.slots,
-            networks: &mut self.networks,
-            own: &mut self.own,
-            hot: &mut self.hot,
-            next_timer: &mut self.next_timer,
-            changed: false,
-            now,
-        };
-        floor.route(&mut self.routing, &mut self.burst, &mut self.outbox);
-        floor.changed
-    }
-
-    /// Sends what translators have made, and follows what has changed by it.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn finish_routing(&mut self, mut changed: bool, now: Instant) {
-        let mut floor = Floor {
-            slots: &mut self.slots,
-            networks: &mut self.networks,
-            own: &mut self.own,
-            hot: &mut self.hot,
-            next_timer: &mut self.next_timer,
-            changed: false,
-            now,
-        };
-        floor.inject(&mut self.routing, &mut self.own_burst, &mut self.outbox);
-        changed |= floor.changed;
-        if changed {
-            for network in 0..self.networks.len() {
-                self.follow_switch(network, now);
-            }
-        }
-    }
-
-    /// Does what is due at routers.
-    pub(super) fn handle_router_timers(&mut self, now: Now) {
-        if self.routing.routers.is_empty() {
-            return;
-        }
-        for number in 0..self.routing.routers.len() {
-            let Routing { routers, out, .. } = &mut self.routing;
-            let napt = &mut routers[number].napt;
-            if napt.poll_timeout().is_some_and(|at| now.instant >= at) {
-                napt.handle_timeout(now, out);
-                self.routing.collect(number, &mut self.slots);
-            }
-        }
-        self.finish_routing(false, now.instant);
-    }
-
-    /// Gives back what routers were lent outside.
-    pub(super) fn shut_down_routers(&mut self) {
-        let now = clock();
-        for number in 0..self.routing.routers.len() {
-            let Routing { routers, out, .. } = &mut self.routing;
-            routers[number].napt.shutdown(now, out);
-            self.routing.collect(number, &mut self.slots);
-        }
-        self.finish_routing(false, now.instant);
+        ETHERTYPE_IPV6 => matches!(packet.get(6), Some(&(HOP_BY_HOP | NEXT_HEADER_ICMPV6))),
+        _ => false,
     }
 }

@@ -301,7 +301,7 @@ pub fn ask_neighbour(
         message.extend(link_layer_address(OPTION_SOURCE, mac));
     }
     let group = solicited_node(target);
-    let to = known.map_or((group_mac(group), group), |known| (known, target));
+    let to = known.map_or_else(|| (group_mac(group), group), |known| (known, target));
     emit(to, (mac, src), &mut message)
 }
 

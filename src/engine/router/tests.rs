@@ -7,11 +7,14 @@ use crossbeam_channel::Sender;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::*;
-use crate::engine::worker::Command;
-use crate::engine::{Durable, Journal, Ledger};
+use crate::engine::worker::{Command, Worker, clock};
+use crate::engine::{Durable, Journal, Ledger, NetworkSpec, OutsidePort, StartError};
+use crate::net::Now;
 use crate::net::dhcp::Record;
 use crate::net::gateway::{self, ServiceSpec};
-use crate::net::nat::{self, Addressing4, Addressing6, NetworkOutside};
+use crate::net::member::Member;
+use crate::net::nat::{self, Addressing4, Addressing6, NetworkOutside, Outside};
+use crate::net::security::Security;
 use crate::net::vlan::{PortVlan, VlanId};
 use crate::net::{address, inside};
 use crate::wire::arp::{Arp, REPLY, REQUEST};
@@ -597,6 +600,46 @@ fn a_frame_passes_from_router_to_router() {
     );
     let got = datagrams(&near).pop().unwrap();
     assert_eq!((got.1, got.2), ((OUTSIDE9_IP, 7000), (GUEST_IP, 5000)));
+}
+
+#[test]
+fn routers_that_hear_the_same_frame_each_see_it_whole() {
+    const OUTSIDE9: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    const OUTSIDE9_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+    let vlan = PortVlan::Access(VlanId::new(10).unwrap());
+    let mut networks = vec![
+        bridged(),
+        network(8, GATEWAY, OUTSIDE_IP, OUTSIDE),
+        network(9, MacAddr([2; 6]), OUTSIDE9_IP, OUTSIDE9),
+    ];
+    for network in &mut networks[1..] {
+        network.outside.as_mut().unwrap().member.vlan = vlan.clone();
+    }
+    let mut lab = Lab::try_new(networks).unwrap();
+    let member = Member {
+        vlan: PortVlan::All,
+        ..Member::default()
+    };
+    let server = lab.add(0, "server", member);
+    lab.run();
+    lab.wait(Duration::from_secs(4));
+    server.received();
+    for (mac, ip) in [(OUTSIDE, OUTSIDE_IP), (OUTSIDE9, OUTSIDE9_IP)] {
+        let ask = Arp {
+            operation: REQUEST,
+            sender_mac: SERVER,
+            sender_ip: SERVER_IP,
+            target_mac: MacAddr::ZERO,
+            target_ip: ip,
+        };
+        let ask = ask.emit(MacAddr::BROADCAST);
+        server.send([&ask[..12], &[0x81, 0, 0, 10], &ask[12..]].concat());
+        lab.run();
+        let answers = server.received();
+        assert_eq!(answers.len(), 1);
+        let answer = Arp::parse(&answers[0][18..]).unwrap();
+        assert_eq!((answer.sender_mac, answer.sender_ip), (mac, ip));
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::wire::ethernet::{
 use crate::wire::icmp;
 use crate::wire::ipv4::{self, Ipv4, PROTOCOL_ICMP};
 use crate::wire::ipv6::{self, Ipv6, NEXT_HEADER_ICMPV6};
+use crate::wire::mld::Mld;
 use crate::wire::solicitation::{self, Heard};
 use crate::wire::udp::Udp;
 
@@ -70,7 +71,6 @@ impl Random {
     }
 
     /// Returns a number of 32 bits.
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     const fn number(&mut self) -> u32 {
         (self.wide() >> 32) as u32
     }
@@ -111,7 +111,7 @@ pub struct OutsideInterface {
     router6: Router,
     /// The IPv4 address for which the neighbours are known.
     was4: Option<Ipv4Addr>,
-    now: Instant,
+    next: Option<Instant>,
 }
 
 impl OutsideInterface {
@@ -127,7 +127,7 @@ impl OutsideInterface {
             router4: Router::default(),
             router6: Router::default(),
             was4: None,
-            now,
+            next: Some(now),
         }
     }
 
@@ -229,6 +229,8 @@ impl OutsideInterface {
         };
         let question = self.neighbours.ask(ip, router, now);
         self.put(question, out);
+        let timer = self.neighbours.poll_timeout();
+        self.next = self.next.into_iter().chain(timer).min();
         self.neighbours.peek(ip)
     }
 
@@ -339,6 +341,10 @@ impl OutsideInterface {
             return Claim::Passed;
         }
         let Some(heard) = Heard::parse(frame.payload) else {
+            if let Some(Mld::Query(_)) = Mld::parse(frame.payload) {
+                self.v6.handle_query(now, out);
+                return Claim::Taken;
+            }
             return self.answer_echo6(frame, out);
         };
         match heard {
@@ -404,7 +410,6 @@ impl OutsideInterface {
 
     /// Follows what has changed: asks for routers that are new, and keeps at hand where they are.
     fn settle(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        self.now = now;
         let own = self.v4();
         if own != self.was4 {
             self.was4 = own;
@@ -430,6 +435,9 @@ impl OutsideInterface {
             }
         }
         self.put(questions, out);
+        let v6 = self.v6.poll_timeout(now);
+        let sides = self.v4.poll_timeout().into_iter().chain(v6);
+        self.next = sides.chain(self.neighbours.poll_timeout()).min();
     }
 
     /// The first router that is not silent, or the first.
@@ -446,10 +454,8 @@ impl OutsideInterface {
     }
 
     /// The next time at which `handle_timeout` has work to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let v6 = self.v6.poll_timeout(self.now);
-        let sides = self.v4.poll_timeout().into_iter().chain(v6);
-        sides.chain(self.neighbours.poll_timeout()).min()
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.next
     }
 
     /// Does what is due.

@@ -515,7 +515,7 @@ fn times(options: &Options, seconds: u32) -> (u32, u32) {
         .number(code::RENEWAL_TIME)
         .zip(options.number(code::REBINDING_TIME));
     told.filter(|(renew, rebind)| 0 < *renew && renew < rebind && *rebind < seconds)
-        .unwrap_or((seconds.div_ceil(2), seconds - seconds / 8))
+        .unwrap_or_else(|| (seconds.div_ceil(2), seconds - seconds / 8))
 }
 
 /// Returns the length of the prefix that an address has by its class.

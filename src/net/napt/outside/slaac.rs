@@ -39,6 +39,8 @@ const TRIES: u8 = 3;
 const RETRY: Duration = Duration::from_secs(60);
 /// How often an address is defended at most.
 const DEFEND: Duration = Duration::from_secs(10);
+/// How often groups are reported at most.
+const REPORT: Duration = Duration::from_secs(1);
 /// The first and the longest time after which routers are asked for again, in seconds.
 const SOLICIT: (u64, u64) = (4, 3600);
 const TWO_HOURS: Duration = Duration::from_secs(7200);
@@ -104,6 +106,8 @@ pub(super) struct V6 {
     solicit: Option<(u32, Instant)>,
     chosen: Option<Ipv6Addr>,
     defended: Option<Instant>,
+    /// When groups were reported last because somebody asked.
+    reported: Option<Instant>,
 }
 
 fn is_past(until: Option<Instant>, now: Instant) -> bool {
@@ -116,7 +120,6 @@ fn make(net: Ipv6Net, mac: MacAddr, tries: u8) -> Ipv6Addr {
     let identifier = if tries == 0 {
         interface_identifier(mac)
     } else {
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
         let upper = (prefix >> 64) as u64;
         let mut random = Random::new(upper ^ mac.to_bits() << 8 ^ u64::from(tries));
         // Not one that could be a hardware address, or a reserved one (RFC 5453).
@@ -140,6 +143,7 @@ impl V6 {
             solicit: None,
             chosen: None,
             defended: None,
+            reported: None,
         };
         if spec == Addressing6::Off {
             return side;
@@ -229,6 +233,28 @@ impl V6 {
             }
             Stage::Wanted(_) | Stage::Taken(_) => {}
         }
+    }
+
+    /// Somebody asks who wants which groups: those in which our addresses are asked for are reported again.
+    pub(super) fn handle_query(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let source = self.source().filter(Ipv6Addr::is_unicast_link_local);
+        let lately = |at| now.saturating_duration_since(at) < REPORT;
+        let Some(source) = source.filter(|_| !self.reported.is_some_and(lately)) else {
+            return;
+        };
+        self.reported = Some(now);
+        let groups = self
+            .addresses
+            .iter()
+            .map(|own| solicitation::solicited_node(own.ip));
+        let mut groups: Vec<_> = groups.collect();
+        groups.sort_unstable();
+        groups.dedup();
+        out.extend(
+            groups
+                .into_iter()
+                .map(|group| solicitation::join(self.mac, source, group)),
+        );
     }
 
     /// Does without an address, or makes another one of the same prefix.

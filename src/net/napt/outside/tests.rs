@@ -898,6 +898,34 @@ fn a_static_address_has_its_router_from_the_start() {
     );
 }
 
+#[test]
+fn groups_are_reported_again_when_a_router_asks() {
+    let mut lab = advertised();
+    let src = ip6("fe80::1");
+    let mut query = vec![130, 0, 0, 0, 0x27, 0x10, 0, 0];
+    query.extend([0; 16]);
+    query.extend([2, 125, 0, 0]);
+    let sum = ipv6::pseudo_header(src, nd::ALL_NODES, NEXT_HEADER_ICMPV6, 28).over(&query);
+    query[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    let payload = [&[NEXT_HEADER_ICMPV6, 0, 5, 2, 0, 0, 1, 0][..], &query].concat();
+    let packet = Ipv6 {
+        src,
+        dst: nd::ALL_NODES,
+        next_header: 0,
+        hop_limit: 1,
+        payload: &payload,
+    };
+    let packet = packet.emit().unwrap();
+    let query = ethernet::emit(nd::ALL_NODES_MAC, ROUTER, ETHERTYPE_IPV6, &packet);
+    let reports = lab.hear(&query);
+    assert_eq!(reports.len(), 1, "both addresses are in the same group");
+    assert!(matches!(
+        Mld::parse(&reports[0][14..]),
+        Some(Mld::Report(_))
+    ));
+    assert_eq!(lab.hear(&query), Vec::<Vec<u8>>::new(), "not again at once");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
