@@ -156,8 +156,8 @@ impl Router {
 #[allow(dead_code, reason = "for the commands of the control thread")]
 impl Router {
     /// The translator at a glance.
-    pub(super) fn view(&self) -> View {
-        self.napt.view()
+    pub(super) fn view(&self, inside: &Inside) -> View {
+        self.napt.view(inside)
     }
 
     /// Its flows.
@@ -166,8 +166,12 @@ impl Router {
     }
 
     /// Forwards a port.
-    pub(super) fn add_forward(&mut self, forward: Forward) -> Result<ForwardRow, ForwardError> {
-        self.napt.add_forward(forward)
+    pub(super) fn add_forward(
+        &mut self,
+        forward: Forward,
+        inside: &Inside,
+    ) -> Result<ForwardRow, ForwardError> {
+        self.napt.add_forward(forward, inside)
     }
 
     /// Forwards a port no more; tells whether it did.

@@ -15,7 +15,7 @@ use crate::net::outbox::{Egress, Outbox};
 use crate::net::port::PortId;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::Burst;
-use crate::wire::ethernet::TAG_LEN;
+use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TAG_LEN};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
 /// Takes the tag off a head, in place.
@@ -142,6 +142,10 @@ impl Floor<'_> {
                 if parsed.dst.is_group() {
                     whole.push(*egress);
                 }
+                continue;
+            }
+            if !matches!(parsed.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6) {
+                whole.push(*egress);
                 continue;
             }
             let refused = match egress.action {

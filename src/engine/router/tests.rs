@@ -467,6 +467,9 @@ fn the_gateway_still_answers_for_itself() {
     let answers = arps(&guest);
     assert_eq!(answers.len(), 1);
     assert_eq!(answers[0].sender_mac, GATEWAY);
+    guest.send(ask.emit(GATEWAY));
+    lab.run();
+    assert_eq!(arps(&guest).len(), 1, "asked alone, it answers too");
     let mut echo = vec![8, 0, 0, 0, 1, 2, 3, 4];
     let sum = checksum(&echo);
     echo[2..4].copy_from_slice(&sum.to_be_bytes());

@@ -202,7 +202,7 @@ impl Napt {
     }
 
     /// The translator at a glance.
-    pub fn view(&self) -> View {
+    pub fn view(&self, _inside: &Inside) -> View {
         View {
             outside: self.outside.v4().map(IpAddr::from).into_iter().collect(),
             ..View::default()
@@ -219,7 +219,11 @@ impl Napt {
     /// # Errors
     ///
     /// It never does.
-    pub fn add_forward(&mut self, _forward: Forward) -> Result<ForwardRow, ForwardError> {
+    pub fn add_forward(
+        &mut self,
+        _forward: Forward,
+        _inside: &Inside,
+    ) -> Result<ForwardRow, ForwardError> {
         Err(ForwardError)
     }
 
