@@ -125,26 +125,21 @@ impl Router {
     }
 
     /// Whether a packet of the inside is for somebody who is not there.
+    #[inline]
     fn is_transit(&self, head: &Head, parsed: &Parsed) -> bool {
         let packet = head.bytes().get(parsed.payload_at()..).unwrap_or_default();
-        let dst: Option<IpAddr> = match parsed.ethertype {
-            ETHERTYPE_IPV4 => packet
-                .get(16..20)
-                .and_then(|octets| <[u8; 4]>::try_from(octets).ok())
-                .map(IpAddr::from),
-            ETHERTYPE_IPV6 => packet
-                .get(24..40)
-                .and_then(|octets| <[u8; 16]>::try_from(octets).ok())
-                .map(IpAddr::from),
-            _ => None,
+        let ip: IpAddr = match parsed.ethertype {
+            ETHERTYPE_IPV4 => match packet.get(16..).and_then(|dst| dst.first_chunk::<4>()) {
+                Some([255, 255, 255, 255]) | None => return false,
+                Some(octets) => (*octets).into(),
+            },
+            ETHERTYPE_IPV6 => match packet.get(24..).and_then(|dst| dst.first_chunk::<16>()) {
+                Some(octets) => (*octets).into(),
+                None => return false,
+            },
+            _ => return false,
         };
-        let all = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-        dst.is_some_and(|ip| {
-            !ip.is_multicast()
-                && !all(ip)
-                && !self.gateways.is_own(ip)
-                && !self.gateways.is_inside(ip)
-        })
+        !ip.is_multicast() && !self.gateways.is_own(ip) && !self.gateways.is_inside(ip)
     }
 
     /// What an operator should know, one sentence each.

@@ -144,7 +144,12 @@ impl Floor<'_> {
                 }
                 continue;
             }
-            if !matches!(parsed.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6) {
+            // What is for the gateway itself is its services'.
+            let translated = match side {
+                Side::Inside => router.is_transit(head, &parsed),
+                Side::Outside => matches!(parsed.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6),
+            };
+            if !translated {
                 whole.push(*egress);
                 continue;
             }

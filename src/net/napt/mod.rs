@@ -69,6 +69,7 @@ pub struct ForwardError;
 /// A translator.
 #[derive(Debug)]
 pub struct Napt {
+    gateways: nat::Gateways,
     inside_mac: MacAddr,
     outside: OutsideInterface,
     guests: BTreeMap<u16, (Ipv4Addr, MacAddr)>,
@@ -77,13 +78,14 @@ pub struct Napt {
 impl Napt {
     /// Begins without flows.
     pub fn new(
-        _spec: &nat::Spec,
+        spec: &nat::Spec,
         inside_mac: MacAddr,
         outside: &nat::NetworkOutside,
         seed: u64,
         now: Now,
     ) -> Self {
         Self {
+            gateways: spec.gateways.clone(),
             inside_mac,
             outside: OutsideInterface::new(outside, seed, now.instant),
             guests: BTreeMap::new(),
@@ -122,8 +124,8 @@ impl Napt {
         let (src, dst) = (ip(12), ip(16));
         let (src_port, dst_port) = (be16(packet, 20)?, be16(packet, 22)?);
         let own = self.outside.v4()?;
-        if src_port == 666 {
-            return Some(Verdict::Drop(DropReason::BadSource));
+        if side == Side::Inside && !self.gateways.is_inside(src.into()) {
+            return Some(Verdict::Drop(DropReason::ForgedSource));
         }
         let (verdict, ip_at, new, mac, from) = match side {
             Side::Inside if dst == own => {
