@@ -27,7 +27,9 @@ use crate::net::{dhcp, gateway as net_gateway, team};
 use crate::ports::{PortSpec, PortState, packet};
 use crate::wire::ethernet::MacAddr;
 
+mod carry;
 mod gateway;
+mod router;
 mod slot;
 mod snapshot;
 mod uplinks;
@@ -52,6 +54,8 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// The gateway, where the network has a subnet.
     pub gateway: Option<net_gateway::Spec>,
+    /// The translator's own port in the network that the gateway leads to, where it leads to one.
+    pub outside: Option<OutsidePort>,
     /// The ports, the gateway's aside.
     pub ports: Vec<NetworkPort>,
     /// The team of its uplinks, where it has some; the uplinks are among the ports.
@@ -75,6 +79,17 @@ pub struct NetworkPort {
     pub follow_uplinks: bool,
     /// What it is.
     pub port: PortSpec,
+}
+
+/// The port of a translator in the network that it leads to.
+#[derive(Clone, Debug, Default)]
+pub struct OutsidePort {
+    /// The network's name.
+    pub network: String,
+    /// What that network's switch knows about it; its address and what it may do follow from the translator.
+    pub member: Member,
+    /// The port group's name, if it is in one.
+    pub port_group: Option<String>,
 }
 
 /// What the engine was at one moment.
@@ -164,6 +179,14 @@ pub enum StartError {
         port: String,
         /// What is wrong.
         source: crate::ports::OpenError,
+    },
+    /// A network leads nowhere.
+    #[error("network {network:?} leads to network {outside:?}, which there is not")]
+    NoOutside {
+        /// The network's name.
+        network: String,
+        /// Where it leads to.
+        outside: String,
     },
     /// The system refused a thread or descriptor.
     #[error("cannot start a worker: {0}")]

@@ -36,6 +36,10 @@ impl Worker {
                 advisories.push(text.to_owned());
             }
         }
+        let mut routers = self.routing.routers.iter();
+        if let Some(router) = routers.find(|router| router.network() == index) {
+            advisories.extend(router.advisories(now.instant));
+        }
         if network.switch.is_fdb_full() {
             let text = "the forwarding table is full: frames to further addresses are flooded";
             advisories.push(text.to_owned());

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::carry::Floor;
 use super::gateway::GatewayPort;
+use super::router::{Leading, Routing};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
 use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError};
@@ -57,7 +59,7 @@ pub(super) enum Command {
 
 pub(super) struct Network {
     pub(super) name: Arc<str>,
-    mtu: u16,
+    pub(super) mtu: u16,
     pub(super) switch: Switch,
     /// What of its advisories has been logged.
     pub(super) logged: BTreeSet<String>,
@@ -77,12 +79,13 @@ pub(super) struct Worker {
     pub(super) slots: Vec<Slot>,
     pub(super) networks: Vec<Network>,
     pub(super) hot: Vec<PortId>,
-    burst: Burst,
-    outbox: Outbox,
+    pub(super) burst: Burst,
+    pub(super) outbox: Outbox,
+    pub(super) routing: Routing,
     /// What a network has to say of itself.
     pub(super) own: OwnFrames,
-    own_burst: Burst,
-    next_timer: Option<Instant>,
+    pub(super) own_burst: Burst,
+    pub(super) next_timer: Option<Instant>,
     commands: Receiver<Command>,
     pub(super) durable: Durable,
     epoll: Epoll,
@@ -118,6 +121,7 @@ impl Worker {
             hot: Vec::new(),
             burst: Burst::default(),
             outbox: Outbox::default(),
+            routing: Routing::default(),
             own: OwnFrames::default(),
             own_burst: Burst::default(),
             next_timer: None,
@@ -127,9 +131,13 @@ impl Worker {
             _wake: wake,
         };
         let now = clock();
+        let specs = spec.networks.iter().enumerate();
+        let leading = specs.filter_map(|(index, network)| Leading::of(network, index));
+        let leading = leading.collect();
         for network in spec.networks {
             worker.open_network(network, ledger, durable, now)?;
         }
+        worker.open_routers(leading, now)?;
         // Only the worker knows the time: its ports plan their first look at their links from this.
         for slot in &mut worker.slots {
             slot.port.handle_timeout(now);
@@ -231,7 +239,7 @@ impl Worker {
             let now = Instant::now();
             self.visit_hot(now);
             if self.next_timer.is_some_and(|at| now >= at) {
-                self.handle_timers();
+                self.handle_timers(clock());
             }
             let wait = match (self.hot.is_empty(), self.next_timer) {
                 (false, _) if now.saturating_duration_since(asked) < EVENTS_EVERY => continue,
@@ -271,7 +279,7 @@ impl Worker {
     }
 
     /// Looks at every hot port once, and leaves those to epoll where nothing comes any more.
-    fn visit_hot(&mut self, now: Instant) {
+    pub(super) fn visit_hot(&mut self, now: Instant) {
         let mut index = 0;
         while let Some(port) = self.hot.get(index).copied() {
             let worked = self.visit(port, now);
@@ -374,6 +382,7 @@ impl Worker {
             networks,
             burst,
             outbox,
+            routing,
             own,
             hot,
             next_timer,
@@ -411,50 +420,48 @@ impl Worker {
                 slot.drops.count(reason);
             }
         }
+        let mut floor = Floor {
+            slots,
+            networks,
+            own,
+            hot,
+            next_timer,
+            changed,
+            now,
+        };
         outbox.drain(|port, batch| {
-            let slot = &mut slots[port.index()];
-            if slot.answers {
-                slot.port.set_now(Now {
-                    instant: now,
-                    wall: SystemTime::now(),
-                });
-            }
-            match slot.port.transmit(burst, batch, &mut slot.drops) {
-                Ok(sent) => {
-                    slot.egress.frames += sent.frames;
-                    slot.egress.bytes += sent.bytes;
-                }
-                Err(fault) => slot.report(&network.name, &fault, now),
-            }
-            let was_up = slot.up;
-            slot.follow_link(port, &mut network.switch, now, own);
-            changed |= slot.up != was_up;
-            if slot.answers {
-                *next_timer = earlier(*next_timer, slot.port.poll_timeout());
-                if !slot.hot {
-                    slot.heat();
-                    hot.push(port);
-                }
+            if floor.slots[port.index()].router.is_some() {
+                routing.aside.add(port, ingress, 0, batch);
+            } else {
+                floor.deliver(port, burst, batch);
             }
         });
+        changed = floor.changed;
         if outbox.has_own() {
             changed = true;
             for index in outbox.take_own() {
                 let frame = &burst.frames()[usize::from(index)];
                 let mut copy = Vec::new();
                 burst.copy_frame(frame, TagAction::Keep, &mut copy);
-                network.switch.handle_own(ingress, &copy, own);
+                let switch = &mut networks[of_network].switch;
+                switch.handle_own(ingress, &copy, own);
             }
         }
-        slots[ingress.index()].port.release(burst);
-        if changed {
+        let routed = !routing.aside.is_empty();
+        if routed {
+            changed |= self.route(now);
+        }
+        self.slots[ingress.index()].port.release(&mut self.burst);
+        if routed {
+            self.finish_routing(changed, now);
+        } else if changed {
             self.follow_switch(of_network, now);
         }
         true
     }
 
-    fn handle_timers(&mut self) {
-        let now = clock();
+    /// Does what is due.
+    pub(super) fn handle_timers(&mut self, now: Now) {
         for index in 0..self.networks.len() {
             let (slots, switch) = (&self.slots, &mut self.networks[index].switch);
             if switch.poll_timeout() > now.instant {
@@ -483,6 +490,7 @@ impl Worker {
                 }
             }
         }
+        self.handle_router_timers(now);
         self.plan_timer();
     }
 
@@ -497,7 +505,8 @@ impl Worker {
             .iter()
             .map(|network| network.switch.poll_timeout())
             .min();
-        self.next_timer = earlier(ports, switches);
+        let routers = self.routing.poll_timeout(Instant::now());
+        self.next_timer = earlier(earlier(ports, switches), routers);
     }
 
     /// Does what the control thread asked for; tells whether that was to stop.
@@ -517,6 +526,7 @@ impl Worker {
                 Command::AddUplink(new) => self.add_uplink(*new),
                 Command::RemoveUplink(old) => self.remove_uplink(&old),
                 Command::Stop => {
+                    self.shut_down_routers();
                     self.say_good_bye();
                     return true;
                 }
@@ -533,7 +543,8 @@ fn run(now: Now) -> u32 {
         .map_or(0, |since| since.subsec_nanos())
 }
 
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+/// Returns the earlier of two times.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }
 
@@ -730,7 +741,7 @@ mod tests {
         remove(&mut worker, "one");
         assert!(!worker.handle_events(&[event(0, true), event(0, false), event(7, true)]));
         worker.visit_hot(Instant::now());
-        worker.handle_timers();
+        worker.handle_timers(clock());
         assert_eq!(worker.snapshot().networks[0].ports.len(), 1);
         add(&mut worker, "three");
         assert!(!worker.handle_events(&[event(0, true), event(0, false)]));

@@ -19,6 +19,7 @@ pub mod lacp;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
+pub mod solicitation;
 pub mod udp;
 pub mod virtio_net;
 

@@ -35,6 +35,7 @@ impl Plan {
                 macs,
                 restored.get(&network.name).map_or(&[], Vec::as_slice),
             ),
+            outside: None,
             ports: self.ports(network, macs),
             team: network
                 .team
