@@ -23,6 +23,7 @@ pub mod port;
 pub mod security;
 pub mod storm;
 pub mod switch;
+pub mod tcp;
 pub mod team;
 pub mod vlan;
 
