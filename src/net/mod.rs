@@ -19,6 +19,7 @@ pub mod nat;
 pub mod neighbours;
 pub mod offload;
 pub mod outbox;
+pub mod packet;
 pub mod port;
 pub mod security;
 pub mod storm;

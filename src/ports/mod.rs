@@ -17,6 +17,7 @@ use crate::wire::ethernet::MacAddr;
 pub mod burst;
 pub mod guest;
 pub mod packet;
+pub mod sockets;
 pub mod tap;
 
 mod egress;

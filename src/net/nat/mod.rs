@@ -14,7 +14,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::forward::{Forward, ForwardRow};
 use crate::wire::ethernet::MacAddr;
 
+pub mod balance;
+pub mod error;
+pub mod expiry;
 pub mod forward;
+pub mod fragments;
+pub mod frames;
+pub mod peers;
+pub mod quota;
 
 /// A transport whose flows are translated.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -128,6 +135,15 @@ impl Gateways {
             IpAddr::V6(ip) => {
                 self.v6.is_some_and(|(own, _)| own == ip) || self.link_local == Some(ip)
             }
+        }
+    }
+
+    /// Returns the gateway's own address that a guest with this address knows it by.
+    pub fn own_for(&self, guest: IpAddr) -> Option<IpAddr> {
+        match guest {
+            IpAddr::V4(_) => self.v4.map(|(own, _)| own.into()),
+            IpAddr::V6(guest) if guest.is_unicast_link_local() => self.link_local.map(IpAddr::V6),
+            IpAddr::V6(_) => self.v6.map(|(own, _)| own.into()),
         }
     }
 
