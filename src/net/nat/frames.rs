@@ -40,7 +40,7 @@ pub const fn ip_header_len(ip: IpAddr) -> usize {
 
 /// Writes Ethernet and IP headers to the start of `out`, and returns their length; `None` where the addresses are not
 /// of one family, or the payload fits into no packet.
-fn headers(
+pub(super) fn headers(
     out: &mut [u8],
     stations: Stations,
     (src, dst): (IpAddr, IpAddr),

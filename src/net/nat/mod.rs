@@ -22,6 +22,7 @@ pub mod fragments;
 pub mod frames;
 pub mod peers;
 pub mod quota;
+pub mod segments;
 
 /// A transport whose flows are translated.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -164,7 +164,7 @@ impl Sockets {
             own: Burst::default(),
             udp: UdpFlows::new(spec.nat.filtering),
             echo: EchoFlows::default(),
-            tcp: TcpFlows::new(spec.seed),
+            tcp: TcpFlows::new(spec.seed, spec.nat.timeouts, now.instant),
             forwards: Forwards::new(spec.seed),
             streams: Streams::default(),
             spec: spec.clone(),
@@ -191,7 +191,7 @@ impl Sockets {
         if self.ready.is_empty() {
             self.poll.collect(&mut self.ready);
         }
-        !self.replies.is_empty() || !self.ready.is_empty()
+        !self.replies.is_empty() || !self.ready.is_empty() || self.tcp.is_ready()
     }
 
     /// Tells, by the head of a frame alone, whether it is ours: its packet is for the outside, or TCP to the gateway itself.
@@ -242,8 +242,30 @@ impl Sockets {
         now: Now,
     ) -> Result<(), DropReason> {
         let sent = self.try_send(burst, frame, inside, now);
+        self.tcp.flush(burst);
         self.settle();
         sent
+    }
+
+    /// Sends the packets of several frames, given by their places in the burst, as [`Sockets::send`] does one by one: what of
+    /// them is of one TCP connection leaves at once. `refused` hears of those that go nowhere.
+    pub fn send_many(
+        &mut self,
+        burst: &Burst,
+        places: impl Iterator<Item = usize>,
+        inside: &Inside,
+        now: Now,
+        mut refused: impl FnMut(usize, DropReason),
+    ) {
+        for place in places {
+            if let Some(frame) = burst.frames().get(place)
+                && let Err(reason) = self.try_send(burst, frame, inside, now)
+            {
+                refused(place, reason);
+            }
+        }
+        self.tcp.flush(burst);
+        self.settle();
     }
 
     /// Sends a whole frame in memory of our own, as [`Sockets::send`] does.
@@ -342,7 +364,11 @@ impl Sockets {
         let mut own = Burst::default();
         own.push_owned(whole, VirtioNetHeader::default());
         match own.frames().first() {
-            Some(frame) => self.try_send(&own, frame, inside, now),
+            Some(frame) => {
+                let sent = self.try_send(&own, frame, inside, now);
+                self.tcp.flush(&own);
+                sent
+            }
             None => Ok(()),
         }
     }
@@ -480,7 +506,7 @@ impl Sockets {
     pub fn flows(&self, now: Now) -> Vec<FlowRow> {
         let mut rows = Vec::new();
         let timeouts = &self.spec.nat.timeouts;
-        self.tcp.rows(now.instant, &mut rows);
+        self.tcp.rows(now.instant, timeouts, &mut rows);
         self.udp.rows(now.instant, timeouts, &mut rows);
         self.forwards.flow_rows(now.instant, timeouts, &mut rows);
         self.echo.rows(now.instant, timeouts, &mut rows);
