@@ -19,9 +19,10 @@ use crossbeam_channel::{Receiver, Sender};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::gateway::GatewayPort;
+use super::nat::{FlowLog, NatRequest};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
-use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError};
+use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError, nat};
 use crate::net::Now;
 use crate::net::gateway::Gateway;
 use crate::net::member::Member;
@@ -51,6 +52,10 @@ pub(super) enum Command {
     AddUplink(Box<NewUplink>),
     /// Let go of an uplink.
     RemoveUplink(OldUplink),
+    /// Ask or change the NAT of a network.
+    Nat(Box<(String, NatRequest)>),
+    /// Tell what becomes of flows.
+    LogFlows(Box<dyn FlowLog>),
     /// Close every port and end.
     Stop,
 }
@@ -83,6 +88,8 @@ pub(super) struct Worker {
     pub(super) own: OwnFrames,
     own_burst: Burst,
     next_timer: Option<Instant>,
+    /// Where what becomes of flows is told.
+    flow_log: Option<Box<dyn FlowLog>>,
     commands: Receiver<Command>,
     pub(super) durable: Durable,
     epoll: Epoll,
@@ -121,6 +128,7 @@ impl Worker {
             own: OwnFrames::default(),
             own_burst: Burst::default(),
             next_timer: None,
+            flow_log: None,
             commands,
             durable: durable.clone(),
             epoll,
@@ -183,8 +191,18 @@ impl Worker {
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
+            let sockets = nat::sockets(&gateway, spec.mtu);
             let gateway = Gateway::new(gateway, spec.mtu, now);
-            let port = GatewayPort::new(name, gateway, ledger.clone(), durable.clone(), now);
+            let (ledger, durable) = (ledger.clone(), durable.clone());
+            let mut port = GatewayPort::new(Arc::clone(&name), gateway, ledger, durable, now);
+            if let Some(sockets) = sockets {
+                let opened = port.open_sockets(&sockets);
+                opened.map_err(|source| StartError::Port {
+                    network: name.to_string(),
+                    port: "gateway".to_owned(),
+                    source,
+                })?;
+            }
             let slot = Slot::new(
                 "gateway".to_owned(),
                 "gateway",
@@ -377,13 +395,28 @@ impl Worker {
             own,
             hot,
             next_timer,
+            flow_log,
             ..
         } = self;
         let slot = &mut slots[ingress.index()];
         let network = &mut networks[slot.network];
         burst.clear();
+        if slot.answers {
+            slot.port.set_now(Now {
+                instant: now,
+                wall: SystemTime::now(),
+            });
+        }
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
+        }
+        if slot.answers
+            && let Some(log) = flow_log
+            && let Some(nat) = slot.port.nat()
+        {
+            for event in nat.take_events() {
+                log.note(&network.name, &event);
+            }
         }
         let (was_up, of_network) = (slot.up, slot.network);
         slot.follow_link(ingress, &mut network.switch, now, own);
@@ -411,6 +444,7 @@ impl Worker {
                 slot.drops.count(reason);
             }
         }
+        let mut refused = 0;
         outbox.drain(|port, batch| {
             let slot = &mut slots[port.index()];
             if slot.answers {
@@ -423,6 +457,7 @@ impl Worker {
                 Ok(sent) => {
                     slot.egress.frames += sent.frames;
                     slot.egress.bytes += sent.bytes;
+                    refused |= sent.refused;
                 }
                 Err(fault) => slot.report(&network.name, &fault, now),
             }
@@ -446,7 +481,11 @@ impl Worker {
                 network.switch.handle_own(ingress, &copy, own);
             }
         }
-        slots[ingress.index()].port.release(burst);
+        let port = &mut slots[ingress.index()].port;
+        if refused != 0 {
+            port.refused(refused);
+        }
+        port.release(burst);
         if changed {
             self.follow_switch(of_network, now);
         }
@@ -516,6 +555,11 @@ impl Worker {
                 }
                 Command::AddUplink(new) => self.add_uplink(*new),
                 Command::RemoveUplink(old) => self.remove_uplink(&old),
+                Command::LogFlows(log) => self.flow_log = Some(log),
+                Command::Nat(asked) => {
+                    let (network, request) = *asked;
+                    self.handle_nat(&network, request);
+                }
                 Command::Stop => {
                     self.say_good_bye();
                     return true;

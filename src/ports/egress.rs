@@ -59,7 +59,12 @@ pub(super) fn send_batch<S: Sink>(
                 sent.frames += 1;
                 sent.bytes += u64::from(frame.head.frame_len);
             }
-            Err(reason) => drops.count(reason),
+            Err(reason) => {
+                if reason == DropReason::NoBuffer {
+                    sent.refused |= 1u64.unbounded_shl(u32::from(egress.frame));
+                }
+                drops.count(reason);
+            }
         }
     }
     sent

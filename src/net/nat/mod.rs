@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::forward::{Forward, ForwardRow};
+use self::forward::{Forward, ForwardError, ForwardRow};
+use crate::net::Now;
 use crate::wire::ethernet::MacAddr;
 
 pub mod balance;
@@ -313,6 +314,28 @@ pub struct Event {
     pub sent: u64,
     /// Bytes of payload to the guest, at the end.
     pub received: u64,
+}
+
+/// A translator as it is asked and told while it runs.
+pub trait Nat {
+    /// Returns what it is at a glance.
+    fn view(&self, now: Now) -> View;
+
+    /// Returns all flows.
+    fn flows(&self, now: Now) -> Vec<FlowRow>;
+
+    /// Forwards a port from now on.
+    ///
+    /// # Errors
+    ///
+    /// The port cannot be had.
+    fn add_forward(&mut self, forward: Forward) -> Result<ForwardRow, ForwardError>;
+
+    /// Takes what has become of flows since this was called last, where that is to be told.
+    fn take_events(&mut self) -> Vec<Event>;
+
+    /// Stops to forward what is forwarded of an address and its first port; tells whether something was.
+    fn remove_forward(&mut self, protocol: Protocol, listen: SocketAddr, now: Now) -> bool;
 }
 
 /// A translator at a glance.

@@ -229,6 +229,11 @@ impl Sockets {
             && !limited
     }
 
+    /// Whether a frame that nobody else claims may be ours: an IP packet for the gateway's hardware address.
+    pub fn may_take(&self, parsed: &Parsed) -> bool {
+        parsed.dst == self.spec.mac && matches!(parsed.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
+    }
+
     /// Sends the packet of a guest's frame where it goes.
     ///
     /// # Errors
