@@ -155,14 +155,16 @@ impl Port for GatewayPort {
 
     fn receive(&mut self, burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
         self.release_settled();
+        // Neither keeps the other from being heard.
+        let share = match self.sockets {
+            Some(_) => burst.room() / 2,
+            None => burst.room(),
+        };
+        for frame in self.replies.drain(..share.min(self.replies.len())) {
+            burst.push_owned(frame, VirtioNetHeader::default());
+        }
         if let Some(sockets) = &mut self.sockets {
             sockets.receive(burst, self.gateway.inside(), self.now);
-        }
-        while burst.room() > 0 {
-            let Some(frame) = self.replies.pop_front() else {
-                break;
-            };
-            burst.push_owned(frame, VirtioNetHeader::default());
         }
         Ok(())
     }

@@ -410,12 +410,15 @@ impl Worker {
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
         }
-        if slot.answers
-            && let Some(log) = flow_log
-            && let Some(nat) = slot.port.nat()
-        {
-            for event in nat.take_events() {
-                log.note(&network.name, &event);
+        if slot.answers {
+            // What came in from outside may have something due.
+            *next_timer = earlier(*next_timer, slot.port.poll_timeout());
+            if let Some(log) = flow_log
+                && let Some(nat) = slot.port.nat()
+            {
+                for event in nat.take_events() {
+                    log.note(&network.name, &event);
+                }
             }
         }
         let (was_up, of_network) = (slot.up, slot.network);
