@@ -89,7 +89,7 @@ impl GatewayPort {
         {
             self.gateway
                 .note_sender(frame.head.bytes(), self.now.instant);
-            return sockets.send(burst, frame, self.gateway.inside(), self.now);
+            return sockets.gather(burst, frame, self.gateway.inside(), self.now);
         }
         // No service has a use for super-frames.
         if frame.head.offload.gso_type != GSO_NONE {
@@ -105,6 +105,7 @@ impl GatewayPort {
         match &mut self.sockets {
             Some(sockets) if claim == Claim::Passed && sockets.may_take(&parsed) => {
                 let frame = std::mem::take(&mut self.frame);
+                sockets.flush(burst);
                 sockets.send_owned(frame, header, self.gateway.inside(), self.now)
             }
             Some(_) | None => Ok(()),
@@ -155,14 +156,16 @@ impl Port for GatewayPort {
 
     fn receive(&mut self, burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
         self.release_settled();
+        // Neither keeps the other from being heard.
+        let share = match self.sockets {
+            Some(_) => burst.room() / 2,
+            None => burst.room(),
+        };
+        for frame in self.replies.drain(..share.min(self.replies.len())) {
+            burst.push_owned(frame, VirtioNetHeader::default());
+        }
         if let Some(sockets) = &mut self.sockets {
             sockets.receive(burst, self.gateway.inside(), self.now);
-        }
-        while burst.room() > 0 {
-            let Some(frame) = self.replies.pop_front() else {
-                break;
-            };
-            burst.push_owned(frame, VirtioNetHeader::default());
         }
         Ok(())
     }
@@ -196,6 +199,9 @@ impl Port for GatewayPort {
                 }
                 Err(reason) => drops.count(reason),
             }
+        }
+        if let Some(sockets) = &mut self.sockets {
+            sockets.flush(burst);
         }
         Ok(sent)
     }

@@ -294,6 +294,10 @@ impl Worker {
         while let Some(port) = self.hot.get(index).copied() {
             let worked = self.visit(port, now);
             let slot = &mut self.slots[port.index()];
+            if slot.answers {
+                // What it has sent may want to be looked after.
+                self.next_timer = earlier(self.next_timer, slot.port.poll_timeout());
+            }
             if worked {
                 slot.idle_since = now;
             } else if now.saturating_duration_since(slot.idle_since) >= slot.poll_time {
@@ -410,12 +414,15 @@ impl Worker {
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
         }
-        if slot.answers
-            && let Some(log) = flow_log
-            && let Some(nat) = slot.port.nat()
-        {
-            for event in nat.take_events() {
-                log.note(&network.name, &event);
+        if slot.answers {
+            // What came in from outside may have something due.
+            *next_timer = earlier(*next_timer, slot.port.poll_timeout());
+            if let Some(log) = flow_log
+                && let Some(nat) = slot.port.nat()
+            {
+                for event in nat.take_events() {
+                    log.note(&network.name, &event);
+                }
             }
         }
         let (was_up, of_network) = (slot.up, slot.network);

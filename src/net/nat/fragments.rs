@@ -166,3 +166,104 @@ impl Reassembly {
         self.partials.drain(..count);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::net::packet::Fragment;
+
+    const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
+
+    fn part(guest: u8, id: u32, offset: u16, more: bool) -> Packet {
+        Packet {
+            mac: MacAddr([2, 0, 0, 0, 0, guest]),
+            src: [192, 168, 81, guest].into(),
+            dst: [203, 0, 113, 9].into(),
+            protocol: 17,
+            hop_limit: 7,
+            fragment: Some(Fragment { id, offset, more }),
+            dont_fragment: false,
+            ip_at: 14,
+            transport_at: 34,
+            end: 34,
+        }
+    }
+
+    /// Hands over parts of 16 bytes, whose numbers are named; the third is the last.
+    fn whole(parts: &[u16]) -> Option<Vec<u8>> {
+        let now = Instant::now();
+        let mut reassembly = Reassembly::default();
+        let mut add = |index: u16| {
+            let packet = part(1, 1, index * 16, index < 2);
+            let byte = u8::try_from(index).unwrap();
+            reassembly.add(&packet, &[byte; 16], GATEWAY, now)
+        };
+        parts.iter().find_map(|index| add(*index))
+    }
+
+    #[test]
+    fn parts_are_put_together_in_any_order_and_once() {
+        for parts in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let frame = whole(&parts).unwrap();
+            assert_eq!(frame.len(), 34 + 48);
+            assert_eq!(frame[34..], [[0; 16], [1; 16], [2; 16]].concat());
+            assert_eq!(frame[..6], GATEWAY.0);
+            assert_eq!((frame[22], frame[20] & 0x40), (7, 0));
+        }
+        assert!(
+            whole(&[0, 0, 1, 1, 2]).is_some(),
+            "what comes twice does no harm"
+        );
+        assert!(whole(&[0, 2]).is_none());
+    }
+
+    #[test]
+    fn parts_that_overlap_make_all_of_it_void() {
+        let now = Instant::now();
+        let mut reassembly = Reassembly::default();
+        for (offset, more, len) in [(0, true, 16), (8, true, 16), (24, false, 8), (0, true, 24)] {
+            let packet = part(1, 1, offset, more);
+            assert_eq!(reassembly.add(&packet, &vec![1; len], GATEWAY, now), None);
+        }
+    }
+
+    #[test]
+    fn a_guest_keeps_nobody_else_from_sending_parts() {
+        let now = Instant::now();
+        let mut reassembly = Reassembly::default();
+        let first = part(9, 1, 0, true);
+        reassembly.add(&first, &[1; 8], GATEWAY, now);
+        for id in 0..1000 {
+            reassembly.add(&part(1, id, 0, true), &[1; 8], GATEWAY, now);
+        }
+        assert_eq!(reassembly.partials.len(), 1 + PER_GUEST);
+        let last = part(9, 1, 8, false);
+        assert!(reassembly.add(&last, &[1; 8], GATEWAY, now).is_some());
+    }
+
+    #[test]
+    fn parts_are_kept_for_half_a_minute() {
+        let now = Instant::now();
+        let mut reassembly = Reassembly::default();
+        reassembly.add(&part(1, 1, 0, true), &[1; 8], GATEWAY, now);
+        assert_eq!(reassembly.poll_timeout(), Some(now + PATIENCE));
+        reassembly.handle_timeout(now + PATIENCE);
+        assert_eq!(reassembly.poll_timeout(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_parts_become_a_packet_or_nothing(
+            parts in proptest::collection::vec((0u16..40, any::<bool>(), 0usize..40), 0..40),
+        ) {
+            let now = Instant::now();
+            let mut reassembly = Reassembly::default();
+            for (offset, more, len) in parts {
+                let packet = part(1, 1, offset * 8, more);
+                reassembly.add(&packet, &vec![7; len], GATEWAY, now);
+            }
+        }
+    }
+}

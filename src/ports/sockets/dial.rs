@@ -79,11 +79,12 @@ impl Dialer {
 
     /// Tells where a packet of this protocol goes.
     pub(super) fn way(&self, protocol: nat::Protocol, dst: SocketAddr) -> Way {
+        let absurd = dst.port() == 0 && protocol != nat::Protocol::Icmp;
         if self.gateways.is_own(dst.ip()) {
             if self.streams && protocol == nat::Protocol::Tcp && dst.port() == DNS {
                 return Way::Local;
             }
-            if !self.loopback || dst.port() == 0 {
+            if !self.loopback || absurd {
                 return Way::Refused;
             }
             let ip: IpAddr = match dst {
@@ -103,7 +104,7 @@ impl Dialer {
                 }
             };
         }
-        if dst.port() == 0 && protocol != nat::Protocol::Icmp {
+        if absurd {
             return Way::Silent;
         }
         Way::Out(dst)

@@ -41,7 +41,7 @@ use crate::ports::burst::{Burst, Frame};
 use crate::ports::{OpenError, Watcher};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::ipv4::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
-use crate::wire::ipv6::NEXT_HEADER_ICMPV6;
+use crate::wire::ipv6::{self, NEXT_HEADER_ICMPV6};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
 mod context;
@@ -219,7 +219,8 @@ impl Sockets {
         };
         let gateways = &self.spec.nat.gateways;
         if gateways.is_own(dst) {
-            return protocol == PROTOCOL_TCP;
+            // What answers a connection may answer a service that looks whether targets do.
+            return protocol == PROTOCOL_TCP && !is_answer(ip);
         }
         let limited = dst == IpAddr::from([255; 4]);
         self.spec.transit
@@ -246,31 +247,32 @@ impl Sockets {
         inside: &Inside,
         now: Now,
     ) -> Result<(), DropReason> {
+        let sent = self.gather(burst, frame, inside, now);
+        self.flush(burst);
+        sent
+    }
+
+    /// Does what [`Sockets::send`] does, but keeps back what next frames of the same burst may add to. [`Sockets::flush`] has to
+    /// follow before anything of another burst is sent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sockets::send`].
+    pub fn gather(
+        &mut self,
+        burst: &Burst,
+        frame: &Frame,
+        inside: &Inside,
+        now: Now,
+    ) -> Result<(), DropReason> {
         let sent = self.try_send(burst, frame, inside, now);
-        self.tcp.flush(burst);
         self.settle();
         sent
     }
 
-    /// Sends the packets of several frames, given by their places in the burst, as [`Sockets::send`] does one by one: what of
-    /// them is of one TCP connection leaves at once. `refused` hears of those that go nowhere.
-    pub fn send_many(
-        &mut self,
-        burst: &Burst,
-        places: impl Iterator<Item = usize>,
-        inside: &Inside,
-        now: Now,
-        mut refused: impl FnMut(usize, DropReason),
-    ) {
-        for place in places {
-            if let Some(frame) = burst.frames().get(place)
-                && let Err(reason) = self.try_send(burst, frame, inside, now)
-            {
-                refused(place, reason);
-            }
-        }
+    /// Sends what [`Sockets::gather`] has kept back of this burst.
+    pub fn flush(&mut self, burst: &Burst) {
         self.tcp.flush(burst);
-        self.settle();
     }
 
     /// Sends a whole frame in memory of our own, as [`Sockets::send`] does.
@@ -307,11 +309,12 @@ impl Sockets {
         let parsed = frame.head.parse()?;
         let packet = Packet::read(&frame.head, &parsed)?;
         let gateways = &self.spec.nat.gateways;
-        // What comes back must find the guest.
-        if !gateways.is_inside(packet.src) || gateways.is_own(packet.src) {
+        let own = gateways.is_own(packet.dst);
+        let local = matches!(packet.src, IpAddr::V6(src) if src.is_unicast_link_local());
+        // What comes back must find the guest; what is of the link stays there.
+        if !gateways.is_inside(packet.src) || gateways.is_own(packet.src) || local && !own {
             return Err(DropReason::BadSource);
         }
-        let own = gateways.is_own(packet.dst);
         if !own && (!self.spec.transit || gateways.is_inside(packet.dst)) {
             return Err(DropReason::Unreachable);
         }
@@ -324,8 +327,21 @@ impl Sockets {
         if packet.fragment.is_some() {
             return self.send_part(&packet, burst, frame, inside, now);
         }
+        self.dispatch(&packet, burst, frame, inside, now)
+    }
+
+    fn dispatch(
+        &mut self,
+        packet: &Packet,
+        burst: &Burst,
+        frame: &Frame,
+        inside: &Inside,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let original = &frame.head.bytes()[packet.ip_at..];
+        let mut cx = context!(self, inside, now);
         if packet.protocol == PROTOCOL_TCP {
-            return self.tcp.segment(&packet, burst, frame, &mut cx);
+            return self.tcp.segment(packet, burst, frame, &mut cx);
         }
         // Only TCP comes in super-frames.
         if frame.head.offload.gso_type != GSO_NONE {
@@ -333,15 +349,15 @@ impl Sockets {
         }
         match packet.protocol {
             PROTOCOL_UDP => {
-                if self.forwards.reply(&packet, burst, frame, &mut cx) {
+                if self.forwards.reply(packet, burst, frame, &mut cx) {
                     return Ok(());
                 }
-                self.udp.send(&packet, burst, frame, &mut cx)
+                self.udp.send(packet, burst, frame, &mut cx)
             }
-            PROTOCOL_ICMP | NEXT_HEADER_ICMPV6 => self.echo.send(&packet, burst, frame, &mut cx),
+            PROTOCOL_ICMP | NEXT_HEADER_ICMPV6 => self.echo.send(packet, burst, frame, &mut cx),
             _ => {
                 let problem = Problem::Unreachable(Unreachable::Protocol);
-                cx.answer(&packet, original, problem);
+                cx.answer(packet, original, problem);
                 Err(DropReason::Unreachable)
             }
         }
@@ -368,14 +384,17 @@ impl Sockets {
         };
         let mut own = Burst::default();
         own.push_owned(whole, VirtioNetHeader::default());
-        match own.frames().first() {
-            Some(frame) => {
-                let sent = self.try_send(&own, frame, inside, now);
-                self.tcp.flush(&own);
-                sent
-            }
-            None => Ok(()),
-        }
+        let Some(frame) = own.frames().first() else {
+            return Ok(());
+        };
+        let mut packet = Packet::read(&frame.head, &frame.head.parse()?)?;
+        // It was cut into parts where it came from, and may be again.
+        packet.dont_fragment = false;
+        // What was gathered of the other burst comes first.
+        self.tcp.flush(burst);
+        let sent = self.dispatch(&packet, &own, frame, inside, now);
+        self.tcp.flush(&own);
+        sent
     }
 
     /// Fills the burst with frames to guests. It points into memory of the sockets' until [`Sockets::release`].
@@ -383,6 +402,10 @@ impl Sockets {
         let mut ready = std::mem::take(&mut self.ready);
         if ready.is_empty() {
             self.poll.collect(&mut ready);
+        }
+        let count = (burst.room() / 2).min(self.replies.len());
+        for frame in self.replies.drain(..count) {
+            burst.push_owned(frame, VirtioNetHeader::default());
         }
         let mut cx = context!(self, inside, now);
         for (token, ready) in ready.drain(..) {
@@ -554,6 +577,19 @@ impl Sockets {
     }
 }
 
+/// Whether a TCP segment, of which this is the packet or the start of it, accepts a connection or ends it at once.
+fn is_answer(ip: &[u8]) -> bool {
+    const FLAGS: usize = 13;
+    const RST: u8 = 0x04;
+    const SYN_ACK: u8 = 0x12;
+    let header = match ip.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
+        Some(_) | None => ipv6::HEADER_LEN,
+    };
+    let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
+    flags & RST != 0 || flags & SYN_ACK == SYN_ACK
+}
+
 /// The bytes of a packet's UDP payload in its frame, and its ports; `None` where the datagram lies about its length.
 fn read_udp(packet: &Packet, frame: &Frame) -> Option<(u16, u16, usize)> {
     let udp = frame.head.bytes().get(packet.transport_at..)?;
@@ -568,3 +604,6 @@ fn read_udp(packet: &Packet, frame: &Frame) -> Option<(u16, u16, usize)> {
 fn udp_payload<'a>(packet: &Packet, burst: &'a Burst, frame: &'a Frame, end: usize) -> Piece<'a> {
     Piece::new(burst, frame, packet.transport_at + 8, end)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,12 @@ use crate::ports::kernel::{SLOTS, Slots};
 const ADDRESS: usize = 28;
 /// How many datagrams are taken from a socket at once.
 const BATCH: usize = 16;
+/// How many pieces of memory a datagram is in, unless its sender is odd.
+const FEW: usize = 8;
+const EMPTY_IOVEC: libc::iovec = libc::iovec {
+    iov_base: ptr::null_mut(),
+    iov_len: 0,
+};
 /// How much of what an error is about is read.
 const QUOTE: usize = 128;
 
@@ -148,8 +154,9 @@ impl<'a> Piece<'a> {
         self.len
     }
 
-    fn iovecs(&self, out: &mut Vec<libc::iovec>) {
-        out.push(libc::iovec {
+    /// Calls `each` with the pieces of memory that it is in.
+    fn for_each(&self, mut each: impl FnMut(libc::iovec)) {
+        each(libc::iovec {
             iov_base: self.head.as_ptr().cast_mut().cast(),
             iov_len: self.head.len(),
         });
@@ -159,7 +166,7 @@ impl<'a> Piece<'a> {
             if len == 0 {
                 return;
             }
-            out.push(libc::iovec {
+            each(libc::iovec {
                 iov_base: segment.address().cast_mut().cast(),
                 iov_len: len,
             });
@@ -177,14 +184,28 @@ pub(super) fn send(
     datagram: Piece<'_>,
 ) -> io::Result<()> {
     let (mut name, name_len) = RawAddress::new(to);
-    let mut iovecs = Vec::with_capacity(4);
-    datagram.iovecs(&mut iovecs);
+    // Most datagrams are in one piece or two.
+    let (mut few, mut count) = ([EMPTY_IOVEC; FEW], 0);
+    let mut many = Vec::new();
+    datagram.for_each(|iovec| {
+        match few.get_mut(count) {
+            Some(place) => *place = iovec,
+            None if many.is_empty() => many.extend(few.iter().chain([&iovec])),
+            None => many.push(iovec),
+        }
+        count += 1;
+    });
+    let first = if many.is_empty() {
+        few.as_mut_ptr()
+    } else {
+        many.as_mut_ptr()
+    };
     let mut control = source.map(source_control);
     let mut message = empty_header();
     message.msg_name = (&raw mut name).cast();
     message.msg_namelen = name_len;
-    message.msg_iov = iovecs.as_mut_ptr();
-    message.msg_iovlen = iovecs.len();
+    message.msg_iov = first;
+    message.msg_iovlen = count;
     if let Some((control, len)) = &mut control {
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = *len;
@@ -253,10 +274,7 @@ impl Receiver {
         let first = self.used;
         let mut names = [RawAddress::EMPTY; BATCH];
         let mut controls = [Control([0; CONTROL]); BATCH];
-        let mut iovecs = [libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        }; BATCH];
+        let mut iovecs = [EMPTY_IOVEC; BATCH];
         let mut messages = [libc::mmsghdr {
             msg_hdr: empty_header(),
             msg_len: 0,
