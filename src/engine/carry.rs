@@ -18,6 +18,8 @@ pub(super) struct Floor<'a> {
     pub(super) next_timer: &'a mut Option<Instant>,
     /// Whether a link has changed on the way.
     pub(super) changed: bool,
+    /// The frames that a receiver had no buffer for, a bit each.
+    pub(super) refused: u64,
     pub(super) now: Instant,
 }
 
@@ -38,6 +40,7 @@ impl Floor<'_> {
             Ok(sent) => {
                 slot.egress.frames += sent.frames;
                 slot.egress.bytes += sent.bytes;
+                self.refused |= sent.refused;
             }
             Err(fault) => slot.report(&network.name, &fault, self.now),
         }

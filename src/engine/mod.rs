@@ -14,11 +14,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use self::nat::FlowLog;
 pub use self::uplinks::ChangeError;
 use self::uplinks::{NewUplink, OldUplink};
 use self::worker::{Command, Worker};
 use crate::net::member::Member;
 use crate::net::multicast::GroupRow;
+use crate::net::nat::View;
 use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::team::view::TeamView;
@@ -29,6 +31,7 @@ use crate::wire::ethernet::MacAddr;
 
 mod carry;
 mod gateway;
+mod nat;
 mod router;
 mod slot;
 mod snapshot;
@@ -116,6 +119,8 @@ pub struct NetworkSnapshot {
     pub team: Option<TeamView>,
     /// The multicast groups that somebody wants, by VLAN and group.
     pub groups: Vec<GroupRow>,
+    /// The NAT, where the network has one.
+    pub nat: Option<View>,
 }
 
 /// One port at one moment.

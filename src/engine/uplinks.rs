@@ -1,7 +1,7 @@
 //! Uplinks that come and go while frames flow.
 
+use std::net::SocketAddr;
 use std::thread;
-
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use super::slot::Slot;
 use super::worker::{Worker, clock};
 use crate::net::member::Member;
+use crate::net::nat::forward::ForwardError;
 use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::vlan::PortVlan;
@@ -45,6 +46,22 @@ pub enum ChangeError {
     /// The kernel refuses to watch the adapter.
     #[error("cannot watch the uplink: {0}")]
     Watch(#[from] std::io::Error),
+    /// The network leads nowhere.
+    #[error("network {0:?} has no NAT; add one with `nat` in its section of the configuration")]
+    NoNat(String),
+    /// A port cannot be forwarded.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// Nothing is forwarded there.
+    #[error("network {network:?} forwards no {protocol} port {listen}")]
+    NoForward {
+        /// The network.
+        network: String,
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address and the first port.
+        listen: SocketAddr,
+    },
     /// The worker is stuck.
     #[error("the worker does not answer; restart the daemon")]
     NoAnswer,
@@ -172,7 +189,7 @@ impl Worker {
         }
     }
 
-    fn find_network(&self, name: &str) -> Result<usize, ChangeError> {
+    pub(super) fn find_network(&self, name: &str) -> Result<usize, ChangeError> {
         self.networks
             .iter()
             .position(|network| &*network.name == name)

@@ -20,10 +20,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::carry::Floor;
 use super::gateway::GatewayPort;
+use super::nat::{FlowLog, NatRequest};
 use super::router::{Leading, Routing};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
-use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError};
+use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError, nat};
 use crate::net::Now;
 use crate::net::gateway::Gateway;
 use crate::net::member::Member;
@@ -53,6 +54,10 @@ pub(super) enum Command {
     AddUplink(Box<NewUplink>),
     /// Let go of an uplink.
     RemoveUplink(OldUplink),
+    /// Ask or change the NAT of a network.
+    Nat(Box<(String, NatRequest)>),
+    /// Tell what becomes of flows.
+    LogFlows(Box<dyn FlowLog>),
     /// Close every port and end.
     Stop,
 }
@@ -86,6 +91,8 @@ pub(super) struct Worker {
     pub(super) own: OwnFrames,
     pub(super) own_burst: Burst,
     pub(super) next_timer: Option<Instant>,
+    /// Where what becomes of flows is told.
+    flow_log: Option<Box<dyn FlowLog>>,
     commands: Receiver<Command>,
     pub(super) durable: Durable,
     epoll: Epoll,
@@ -125,6 +132,7 @@ impl Worker {
             own: OwnFrames::default(),
             own_burst: Burst::default(),
             next_timer: None,
+            flow_log: None,
             commands,
             durable: durable.clone(),
             epoll,
@@ -191,8 +199,18 @@ impl Worker {
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
+            let sockets = nat::sockets(&gateway, spec.mtu);
             let gateway = Gateway::new(gateway, spec.mtu, now);
-            let port = GatewayPort::new(name, gateway, ledger.clone(), durable.clone(), now);
+            let (ledger, durable) = (ledger.clone(), durable.clone());
+            let mut port = GatewayPort::new(Arc::clone(&name), gateway, ledger, durable, now);
+            if let Some(sockets) = sockets {
+                let opened = port.open_sockets(&sockets);
+                opened.map_err(|source| StartError::Port {
+                    network: name.to_string(),
+                    port: "gateway".to_owned(),
+                    source,
+                })?;
+            }
             let slot = Slot::new(
                 "gateway".to_owned(),
                 "gateway",
@@ -284,6 +302,10 @@ impl Worker {
         while let Some(port) = self.hot.get(index).copied() {
             let worked = self.visit(port, now);
             let slot = &mut self.slots[port.index()];
+            if slot.answers {
+                // What it has sent may want to be looked after.
+                self.next_timer = earlier(self.next_timer, slot.port.poll_timeout());
+            }
             if worked {
                 slot.idle_since = now;
             } else if now.saturating_duration_since(slot.idle_since) >= slot.poll_time {
@@ -386,13 +408,31 @@ impl Worker {
             own,
             hot,
             next_timer,
+            flow_log,
             ..
         } = self;
         let slot = &mut slots[ingress.index()];
         let network = &mut networks[slot.network];
         burst.clear();
+        if slot.answers {
+            slot.port.set_now(Now {
+                instant: now,
+                wall: SystemTime::now(),
+            });
+        }
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
+        }
+        if slot.answers {
+            // What came in from outside may have something due.
+            *next_timer = earlier(*next_timer, slot.port.poll_timeout());
+            if let Some(log) = flow_log
+                && let Some(nat) = slot.port.nat()
+            {
+                for event in nat.take_events() {
+                    log.note(&network.name, &event);
+                }
+            }
         }
         let (was_up, of_network) = (slot.up, slot.network);
         slot.follow_link(ingress, &mut network.switch, now, own);
@@ -427,6 +467,7 @@ impl Worker {
             hot,
             next_timer,
             changed,
+            refused: 0,
             now,
         };
         outbox.drain(|port, batch| {
@@ -437,6 +478,7 @@ impl Worker {
             }
         });
         changed = floor.changed;
+        let refused = floor.refused;
         if outbox.has_own() {
             changed = true;
             for index in outbox.take_own() {
@@ -451,7 +493,11 @@ impl Worker {
         if routed {
             changed |= self.route(now);
         }
-        self.slots[ingress.index()].port.release(&mut self.burst);
+        let port = &mut self.slots[ingress.index()].port;
+        if refused != 0 {
+            port.refused(refused);
+        }
+        port.release(&mut self.burst);
         if routed {
             self.finish_routing(changed, now);
         } else if changed {
@@ -525,6 +571,11 @@ impl Worker {
                 }
                 Command::AddUplink(new) => self.add_uplink(*new),
                 Command::RemoveUplink(old) => self.remove_uplink(&old),
+                Command::LogFlows(log) => self.flow_log = Some(log),
+                Command::Nat(asked) => {
+                    let (network, request) = *asked;
+                    self.handle_nat(&network, request);
+                }
                 Command::Stop => {
                     self.shut_down_routers();
                     self.say_good_bye();

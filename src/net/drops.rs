@@ -48,11 +48,17 @@ pub enum DropReason {
     PortDown,
     /// The kernel refused or did not take the frame.
     DeviceBusy,
+    /// To be passed on by the gateway, and its packet makes no sense.
+    BadPacket,
+    /// To somewhere that the gateway does not lead to.
+    Unreachable,
+    /// It would begin a flow, and there are as many as there may be.
+    NatLimit,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Runt,
         Self::TooBig,
         Self::BadSource,
@@ -75,6 +81,9 @@ impl DropReason {
         Self::BufferTooSmall,
         Self::PortDown,
         Self::DeviceBusy,
+        Self::BadPacket,
+        Self::Unreachable,
+        Self::NatLimit,
     ];
 
     /// Returns the name under which the reason is counted and shown.
@@ -102,6 +111,9 @@ impl DropReason {
             Self::BufferTooSmall => "buffer_too_small",
             Self::PortDown => "port_down",
             Self::DeviceBusy => "device_busy",
+            Self::BadPacket => "bad_packet",
+            Self::Unreachable => "unreachable",
+            Self::NatLimit => "nat_limit",
         }
     }
 }

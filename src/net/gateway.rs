@@ -191,9 +191,7 @@ impl Gateway {
         now: Now,
         out: &mut Replies,
     ) -> Claim {
-        if let Some((ip, mac)) = sender(bytes) {
-            self.inside.note_seen(ip, mac, now.instant);
-        }
+        self.note_sender(bytes, now.instant);
         let mut claim = Claim::Passed;
         for service in &mut self.services {
             let frame = GatewayFrame {
@@ -208,6 +206,13 @@ impl Gateway {
         }
         self.learn(out);
         claim
+    }
+
+    /// Takes in who sent a frame, of which the head is enough.
+    pub fn note_sender(&mut self, head: &[u8], now: std::time::Instant) {
+        if let Some((ip, mac)) = sender(head) {
+            self.inside.note_seen(ip, mac, now);
+        }
     }
 
     /// Who is inside.

@@ -21,10 +21,12 @@ pub mod nat;
 pub mod neighbours;
 pub mod offload;
 pub mod outbox;
+pub mod packet;
 pub mod port;
 pub mod security;
 pub mod storm;
 pub mod switch;
+pub mod tcp;
 pub mod team;
 pub mod vlan;
 

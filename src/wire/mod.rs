@@ -1,4 +1,4 @@
-//! Bytes to values and back: Ethernet, ARP, IPv4, UDP, ICMP, DHCP, DNS and the virtio-net header.
+//! Bytes to values and back: Ethernet, ARP, IPv4, TCP, UDP, ICMP, DHCP, DNS and the virtio-net header.
 //!
 //! Nothing here keeps state, reads a clock or does I/O. Parsers take slices of any length and content and
 //! return `None` for what they cannot read; emitters return owned bytes.
@@ -20,6 +20,7 @@ pub mod lldp;
 pub mod mld;
 pub mod nd;
 pub mod solicitation;
+pub mod tcp;
 pub mod udp;
 pub mod virtio_net;
 

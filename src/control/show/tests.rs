@@ -106,6 +106,7 @@ fn snapshot(now: Instant) -> Snapshot {
         neighbour(Protocol::Cdp, "switch1.example", "Gi1/0/3", now),
     ];
     let network = |name: &str, ports, team, groups| NetworkSnapshot {
+        nat: None,
         name: name.to_owned(),
         advisories: Vec::new(),
         ports,

@@ -133,6 +133,7 @@ impl Worker {
             hot: &mut self.hot,
             next_timer: &mut self.next_timer,
             changed: false,
+            refused: 0,
             now,
         };
         floor.route(&mut self.routing, &mut self.burst, &mut self.outbox);
@@ -150,6 +151,7 @@ impl Worker {
             hot: &mut self.hot,
             next_timer: &mut self.next_timer,
             changed: false,
+            refused: 0,
             now,
         };
         floor.inject(&mut self.routing, &mut self.own_burst, &mut self.outbox);
