@@ -1,4 +1,4 @@
-//! Bytes to values and back: Ethernet, ARP, IPv4, UDP, ICMP, DHCP and the virtio-net header.
+//! Bytes to values and back: Ethernet, ARP, IPv4, UDP, ICMP, DHCP, DNS and the virtio-net header.
 //!
 //! Nothing here keeps state, reads a clock or does I/O. Parsers take slices of any length and content and
 //! return `None` for what they cannot read; emitters return owned bytes.
@@ -9,6 +9,7 @@ pub mod beacon;
 pub mod cdp;
 pub mod checksum;
 pub mod dhcp;
+pub mod dns;
 pub mod domain;
 pub mod ethernet;
 pub mod icmp;
