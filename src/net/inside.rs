@@ -14,6 +14,8 @@ use crate::wire::ethernet::MacAddr;
 const STATIONS: usize = 65_536;
 /// How many addresses a station has at most, beside its lease.
 const SEEN: usize = 16;
+/// How many stations can call themselves by the same name.
+const NAMESAKES: usize = 4;
 
 /// What is known from the start.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ pub struct Inside {
     stations: HashMap<MacAddr, Station, foldhash::fast::RandomState>,
     owners: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
     names: BTreeMap<String, MacAddr>,
+    /// What clients of DHCP call themselves: in lower case, up to the first dot, with those who do, the first first.
+    hostnames: HashMap<String, Vec<MacAddr>, foldhash::fast::RandomState>,
     /// Targets of port forwards that do not answer.
     down: Vec<SocketAddr>,
 }
@@ -51,12 +55,14 @@ impl Inside {
     pub fn new(spec: Spec) -> Self {
         let mut inside = Self::default();
         for (name, mac) in spec.vms {
-            inside.names.insert(name.to_ascii_lowercase(), mac);
+            let lower = name.to_ascii_lowercase();
+            inside.names.entry(lower).or_insert(mac);
             inside.stations.entry(mac).or_default().name = Some(name);
         }
         for (mac, ip, hostname) in spec.reservations {
             if let Some(hostname) = &hostname {
-                inside.names.insert(hostname.to_ascii_lowercase(), mac);
+                let lower = hostname.to_ascii_lowercase();
+                inside.names.entry(lower).or_insert(mac);
             }
             let station = inside.stations.entry(mac).or_default();
             station.reserved = Some(ip);
@@ -75,6 +81,8 @@ impl Inside {
             return;
         }
         let station = self.stations.entry(record.mac).or_default();
+        let before = station.hostname.as_deref().and_then(host_label);
+        let was_leased = station.lease.is_some();
         if record.state == State::Bound {
             station.lease = Some((record.ip, record.ends));
             if record.hostname.is_some() {
@@ -83,6 +91,29 @@ impl Inside {
             self.owners.insert(record.ip.into(), record.mac);
         } else if station.lease.is_some_and(|(ip, _)| ip == record.ip) {
             station.lease = None;
+        }
+        let after = station.hostname.as_deref().and_then(host_label);
+        let before = before.filter(|_| was_leased);
+        let after = after.filter(|_| station.lease.is_some());
+        if before != after {
+            if let Some(label) = before {
+                self.forget_hostname(&label, record.mac);
+            }
+            if let Some(label) = after {
+                let namesakes = self.hostnames.entry(label).or_default();
+                if namesakes.len() < NAMESAKES {
+                    namesakes.push(record.mac);
+                }
+            }
+        }
+    }
+
+    fn forget_hostname(&mut self, label: &str, mac: MacAddr) {
+        if let Some(namesakes) = self.hostnames.get_mut(label) {
+            namesakes.retain(|known| *known != mac);
+            if namesakes.is_empty() {
+                self.hostnames.remove(label);
+            }
         }
     }
 
@@ -130,10 +161,31 @@ impl Inside {
         leased.or_else(|| seen.into_iter().find(global))
     }
 
-    /// Returns the station with a name: a VM's, a reservation's, or what a client of DHCP calls itself.
+    /// Returns the station with a name: a VM's, or else a reservation's, or else what a client of DHCP calls itself,
+    /// where that is the first that has a lease.
     pub fn find(&self, name: &str) -> Option<MacAddr> {
         let name = name.to_ascii_lowercase();
-        self.names.get(&name).copied()
+        let known = self.names.get(&name);
+        known
+            .or_else(|| self.hostnames.get(&name)?.first())
+            .copied()
+    }
+
+    /// Returns the station with a name as [`Inside::find`] does, of clients of DHCP the first whose lease has not ended.
+    pub fn find_at(&self, name: &str, now: SystemTime) -> Option<MacAddr> {
+        let name = name.to_ascii_lowercase();
+        if let Some(mac) = self.names.get(&name) {
+            return Some(*mac);
+        }
+        let namesakes = self.hostnames.get(&name)?.iter().copied();
+        namesakes
+            .into_iter()
+            .find(|mac| self.lease_of(*mac).is_some_and(|(_, ends)| ends > now))
+    }
+
+    /// Returns the address that a station has leased, and until when.
+    pub fn lease_of(&self, mac: MacAddr) -> Option<(Ipv4Addr, SystemTime)> {
+        self.stations.get(&mac)?.lease
     }
 
     /// Returns the name of the station with an address.
@@ -153,5 +205,87 @@ impl Inside {
     /// Whether a target of port forwards answers, as far as that is known.
     pub fn is_up(&self, target: SocketAddr) -> bool {
         !self.down.contains(&target)
+    }
+}
+
+/// Returns what a client of DHCP is found by: what it calls itself up to the first dot, if that can be a label of DNS.
+fn host_label(hostname: &str) -> Option<String> {
+    let label = hostname.split('.').next()?;
+    let is_label = (1..=63).contains(&label.len())
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    is_label.then(|| label.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const VM: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const RESERVED: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const FIRST: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+    const SECOND: MacAddr = MacAddr([2, 0, 0, 0, 0, 4]);
+
+    fn lease(mac: MacAddr, hostname: &str, ends: u64) -> Record {
+        Record {
+            ip: Ipv4Addr::new(192, 168, 88, 128 + mac.0[5]),
+            state: State::Bound,
+            mac,
+            client_id: None,
+            hostname: Some(hostname.to_owned()),
+            ends: at(ends),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_name_of_a_vm_beats_that_of_a_reservation_and_that_of_a_lease() {
+        let ip = Ipv4Addr::new(192, 168, 88, 10);
+        let mut inside = Inside::new(Spec {
+            vms: vec![("web".to_owned(), VM)],
+            reservations: ["web", "db"]
+                .map(|name| (RESERVED, ip, Some(name.to_owned())))
+                .into(),
+        });
+        inside.note_lease(&lease(FIRST, "Web", 100));
+        inside.note_lease(&lease(SECOND, "db.example.com", 100));
+        assert_eq!(inside.find("WEB"), Some(VM));
+        assert_eq!(inside.find_at("db", at(0)), Some(RESERVED));
+    }
+
+    #[test]
+    fn of_two_leases_with_a_name_the_first_has_it_until_it_ends() {
+        let mut inside = Inside::default();
+        inside.note_lease(&lease(FIRST, "Debian.lan", 100));
+        inside.note_lease(&lease(SECOND, "debian", 200));
+        assert_eq!(inside.find("debian"), Some(FIRST));
+        assert_eq!(inside.find_at("debian", at(99)), Some(FIRST));
+        assert_eq!(inside.find_at("debian", at(100)), Some(SECOND));
+        assert_eq!(inside.find_at("debian", at(200)), None);
+        let released = Record {
+            state: State::Released,
+            ..lease(FIRST, "debian", 100)
+        };
+        inside.note_lease(&released);
+        assert_eq!(inside.find("debian"), Some(SECOND));
+        inside.note_lease(&lease(SECOND, "other", 200));
+        assert_eq!(inside.find("debian"), None);
+        assert_eq!(inside.find("other"), Some(SECOND));
+    }
+
+    #[test]
+    fn names_that_are_no_labels_are_not_found() {
+        let mut inside = Inside::default();
+        for name in ["", ".", "a b", "é", &"a".repeat(64)] {
+            inside.note_lease(&lease(FIRST, name, 100));
+            assert_eq!(inside.find(name), None, "{name:?}");
+        }
+        assert!(inside.hostnames.is_empty());
     }
 }
