@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::net::dhcp::{self, Dhcp};
 use crate::net::inside::{self, Inside};
+use crate::net::router_advertisement::{self, RouterAdvertisements};
 use crate::net::{Now, address, nat};
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, MacAddr};
@@ -70,6 +71,9 @@ pub trait Service: Send {
     /// Does what is due. Safe to call early or late.
     fn handle_timeout(&mut self, _now: Now, _out: &mut Replies) {}
 
+    /// Says what others have to hear before this ends.
+    fn handle_stop(&mut self, _now: Now, _out: &mut Replies) {}
+
     /// The leases this service has given out.
     fn leases(&self, _now: Now) -> Vec<dhcp::Lease> {
         Vec::new()
@@ -97,8 +101,10 @@ pub struct Spec {
 /// Every kind of service. Adding one is a variant and an arm here, and a file beside this one.
 #[derive(Clone, Debug)]
 pub enum ServiceSpec {
-    /// ARP and ICMP echo for the gateway's address.
+    /// ARP, neighbour discovery and echo for the gateway's addresses.
     Address(address::Spec),
+    /// Router advertisements.
+    RouterAdvertisement(Box<router_advertisement::Spec>),
     /// The DHCP server.
     Dhcp(Box<dhcp::Spec>),
 }
@@ -107,6 +113,7 @@ impl ServiceSpec {
     fn build(self, mac: MacAddr, mtu: u16, now: Now) -> Box<dyn Service> {
         match self {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
+            Self::RouterAdvertisement(spec) => Box::new(RouterAdvertisements::new(*spec, mac, now)),
             Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, mtu, now)),
         }
     }
@@ -198,6 +205,14 @@ impl Gateway {
     pub fn handle_timeout(&mut self, now: Now, out: &mut Replies) {
         for service in &mut self.services {
             service.handle_timeout(now, out);
+        }
+        self.learn(out);
+    }
+
+    /// Says what stations have to hear before the network ends.
+    pub fn handle_stop(&mut self, now: Now, out: &mut Replies) {
+        for service in &mut self.services {
+            service.handle_stop(now, out);
         }
         self.learn(out);
     }
