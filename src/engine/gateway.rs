@@ -173,4 +173,10 @@ impl Port for GatewayPort {
         self.gateway.handle_timeout(now, &mut self.out);
         self.collect();
     }
+
+    fn handle_stop(&mut self, now: Now) {
+        self.now = now;
+        self.gateway.handle_stop(now, &mut self.out);
+        self.collect();
+    }
 }
