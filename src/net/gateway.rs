@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::net::dhcp::{self, Dhcp};
+use crate::net::dhcp6::{self, Dhcp6};
 use crate::net::inside::{self, Inside};
 use crate::net::router_advertisement::{self, RouterAdvertisements};
 use crate::net::{Now, address, nat};
@@ -21,6 +22,8 @@ pub struct Replies {
     pub durable: Vec<(dhcp::Record, Option<Vec<u8>>)>,
     /// Targets of port forwards that answer now, or do not any more.
     pub up: Vec<(SocketAddr, bool)>,
+    /// Leases of DHCPv6 that were given, or that are over.
+    pub leases6: Vec<(dhcp6::Lease, bool)>,
 }
 
 impl Replies {
@@ -79,6 +82,11 @@ pub trait Service: Send {
         Vec::new()
     }
 
+    /// The leases of IPv6 addresses this service has given out.
+    fn leases6(&self, _now: Now) -> Vec<dhcp6::Lease> {
+        Vec::new()
+    }
+
     /// What an operator should know, one sentence each.
     fn advisories(&self, _now: Now) -> Vec<String> {
         Vec::new()
@@ -107,6 +115,8 @@ pub enum ServiceSpec {
     RouterAdvertisement(Box<router_advertisement::Spec>),
     /// The DHCP server.
     Dhcp(Box<dhcp::Spec>),
+    /// The DHCPv6 server.
+    Dhcp6(Box<dhcp6::Spec>),
 }
 
 impl ServiceSpec {
@@ -115,6 +125,7 @@ impl ServiceSpec {
             Self::Address(spec) => Box::new(address::Address::new(spec, mac)),
             Self::RouterAdvertisement(spec) => Box::new(RouterAdvertisements::new(*spec, mac, now)),
             Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, mtu, now)),
+            Self::Dhcp6(spec) => Box::new(Dhcp6::new(*spec, mac)),
         }
     }
 }
@@ -130,10 +141,16 @@ impl Gateway {
     pub fn new(spec: Spec, mtu: u16, now: Now) -> Self {
         let mut inside = Inside::new(spec.inside);
         for service in &spec.services {
-            if let ServiceSpec::Dhcp(dhcp) = service {
-                for record in &dhcp.restored {
-                    inside.note_lease(record);
-                }
+            match service {
+                ServiceSpec::Dhcp(dhcp) => dhcp
+                    .restored
+                    .iter()
+                    .for_each(|record| inside.note_lease(record)),
+                ServiceSpec::Dhcp6(dhcp) => dhcp
+                    .reservations
+                    .iter()
+                    .for_each(|reservation| inside.note_reserved6(reservation)),
+                ServiceSpec::Address(_) | ServiceSpec::RouterAdvertisement(_) => {}
             }
         }
         let services = spec
@@ -188,6 +205,9 @@ impl Gateway {
         for (record, _) in &out.durable {
             self.inside.note_lease(record);
         }
+        for (lease, bound) in out.leases6.drain(..) {
+            self.inside.note_lease6(&lease, bound);
+        }
         for (target, up) in out.up.drain(..) {
             self.inside.set_up(target, up);
         }
@@ -222,6 +242,14 @@ impl Gateway {
         self.services
             .iter()
             .flat_map(|service| service.leases(now))
+            .collect()
+    }
+
+    /// All leases of IPv6 addresses of all services.
+    pub fn leases6(&self, now: Now) -> Vec<dhcp6::Lease> {
+        self.services
+            .iter()
+            .flat_map(|service| service.leases6(now))
             .collect()
     }
 

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 pub mod address;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod drops;
 pub mod fdb;
 pub mod frame;

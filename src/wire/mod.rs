@@ -9,6 +9,7 @@ pub mod beacon;
 pub mod cdp;
 pub mod checksum;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;
 pub mod domain;
 pub mod ethernet;
