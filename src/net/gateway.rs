@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::net::dhcp::{self, Dhcp};
 use crate::net::dhcp6::{self, Dhcp6};
 use crate::net::inside::{self, Inside};
+use crate::net::nat::health::{self, HealthProbes};
 use crate::net::router_advertisement::{self, RouterAdvertisements};
 use crate::net::{Now, address, nat};
 use crate::wire::arp::Arp;
@@ -74,6 +75,12 @@ pub trait Service: Send {
     /// Does what is due. Safe to call early or late.
     fn handle_timeout(&mut self, _now: Now, _out: &mut Replies) {}
 
+    /// Does what is due and depends on who is inside, after [`Service::handle_timeout`].
+    fn look_inside(&mut self, _inside: &Inside, _now: Now, _out: &mut Replies) {}
+
+    /// Has other targets of port forwards be looked after, if this service does that.
+    fn set_probes(&mut self, _targets: &[health::Probe], _now: Now) {}
+
     /// Says what others have to hear before this ends.
     fn handle_stop(&mut self, _now: Now, _out: &mut Replies) {}
 
@@ -117,6 +124,8 @@ pub enum ServiceSpec {
     Dhcp(Box<dhcp::Spec>),
     /// The DHCPv6 server.
     Dhcp6(Box<dhcp6::Spec>),
+    /// Looks after the targets of port forwards.
+    Health(Box<health::Spec>),
 }
 
 impl ServiceSpec {
@@ -126,6 +135,7 @@ impl ServiceSpec {
             Self::RouterAdvertisement(spec) => Box::new(RouterAdvertisements::new(*spec, mac, now)),
             Self::Dhcp(spec) => Box::new(Dhcp::new(*spec, mac, mtu, now)),
             Self::Dhcp6(spec) => Box::new(Dhcp6::new(*spec, mac)),
+            Self::Health(spec) => Box::new(HealthProbes::new(*spec, mac, now)),
         }
     }
 }
@@ -150,7 +160,9 @@ impl Gateway {
                     .reservations
                     .iter()
                     .for_each(|reservation| inside.note_reserved6(reservation)),
-                ServiceSpec::Address(_) | ServiceSpec::RouterAdvertisement(_) => {}
+                ServiceSpec::Address(_)
+                | ServiceSpec::RouterAdvertisement(_)
+                | ServiceSpec::Health(_) => {}
             }
         }
         let services = spec
@@ -225,8 +237,16 @@ impl Gateway {
     pub fn handle_timeout(&mut self, now: Now, out: &mut Replies) {
         for service in &mut self.services {
             service.handle_timeout(now, out);
+            service.look_inside(&self.inside, now, out);
         }
         self.learn(out);
+    }
+
+    /// Has these targets of port forwards be looked after from now on.
+    pub fn set_probes(&mut self, targets: &[health::Probe], now: Now) {
+        for service in &mut self.services {
+            service.set_probes(targets, now);
+        }
     }
 
     /// Says what stations have to hear before the network ends.
@@ -274,4 +294,90 @@ fn sender(frame: &[u8]) -> Option<(IpAddr, MacAddr)> {
     };
     let station = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
     (station && ethernet.src.is_station()).then_some((ip, ethernet.src))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::net::nat::Gateways;
+    use crate::net::nat::forward::{Health, Host};
+
+    const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    fn now() -> Now {
+        Now {
+            instant: Instant::now(),
+            wall: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn gateway(services: Vec<ServiceSpec>) -> Gateway {
+        let spec = Spec {
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            services,
+            inside: inside::Spec::default(),
+            nat: None,
+        };
+        Gateway::new(spec, 1500, now())
+    }
+
+    #[test]
+    fn targets_that_do_not_answer_are_known_to_be_down() {
+        let health = health::Spec {
+            gateways: Gateways {
+                v4: Some(("10.0.0.2".parse().unwrap(), "10.0.0.0/24".parse().unwrap())),
+                ..Gateways::default()
+            },
+            targets: Vec::new(),
+        };
+        let mut gateway = gateway(vec![ServiceSpec::Health(Box::new(health))]);
+        assert_eq!(gateway.poll_timeout(), None);
+        let target: SocketAddr = "10.0.0.9:80".parse().unwrap();
+        let probe = health::Probe {
+            host: Host::Address(target.ip()),
+            port: target.port(),
+            health: Health::default(),
+        };
+        let mut now = now();
+        gateway.set_probes(&[probe], now);
+        let mut out = Replies::default();
+        while gateway.inside().is_up(target) {
+            let due = gateway.poll_timeout().unwrap();
+            now.instant = due.max(now.instant);
+            gateway.handle_timeout(now, &mut out);
+        }
+        assert!(out.frames.len() >= 3, "it was asked for");
+        gateway.set_probes(&[], now);
+        gateway.handle_timeout(now, &mut out);
+        assert!(gateway.inside().is_up(target));
+    }
+
+    #[test]
+    fn addresses_that_are_reserved_are_known_inside() {
+        let ip = "fd00::77".parse().unwrap();
+        let dhcp = dhcp6::Spec {
+            prefix: "fd00::/64".parse().unwrap(),
+            server: "fe80::2".parse().unwrap(),
+            gateway: "fd00::2".parse().unwrap(),
+            pool: None,
+            valid: Duration::from_secs(1000),
+            preferred: Duration::from_secs(1000),
+            dns: Vec::new(),
+            search: Vec::new(),
+            ntp: Vec::new(),
+            refresh: dhcp6::Spec::REFRESH,
+            rapid_commit: true,
+            reservations: vec![dhcp6::Reservation {
+                mac: GUEST,
+                ip,
+                hostname: Some("web".to_owned()),
+            }],
+        };
+        let gateway = gateway(vec![ServiceSpec::Dhcp6(Box::new(dhcp))]);
+        assert_eq!(gateway.inside().find("web"), Some(GUEST));
+        assert_eq!(gateway.inside().address_of(GUEST, true), Some(ip.into()));
+        assert_eq!(gateway.inside().name_of(ip.into()), Some("web"));
+    }
 }

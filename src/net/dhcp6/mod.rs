@@ -418,9 +418,12 @@ impl Dhcp6 {
             let mut taken = None;
             for ip in association.options.addresses().take(ADDRESSES) {
                 let bindings = &mut self.bindings;
-                taken = taken.or_else(|| match request.message.kind {
-                    MessageType::Decline => bindings.decline(request.mac, ip, now.instant),
-                    _ => bindings.release(request.mac, ip),
+                taken = taken.or_else(|| {
+                    if request.message.kind == MessageType::Decline {
+                        bindings.decline(request.mac, ip, now.instant)
+                    } else {
+                        bindings.release(request.mac, ip)
+                    }
                 });
             }
             match taken {

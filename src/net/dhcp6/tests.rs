@@ -200,9 +200,11 @@ fn association(id: u32, addresses: &[Ipv6Addr]) -> DhcpOption {
 fn associations(message: &v6::Message) -> Vec<IANA> {
     let all = message.opts().get_all(OptionCode::IANA).unwrap_or_default();
     all.iter()
-        .map(|option| match option {
-            DhcpOption::IANA(association) => association.clone(),
-            other => panic!("{other:?}"),
+        .map(|option| {
+            let DhcpOption::IANA(association) = option else {
+                panic!("{option:?}")
+            };
+            association.clone()
         })
         .collect()
 }
@@ -212,9 +214,11 @@ fn lifetimes(message: &v6::Message) -> Vec<(Ipv6Addr, u32, u32)> {
     let options = associations(message)[0].opts.clone();
     let all = options.get_all(OptionCode::IAAddr).unwrap_or_default();
     all.iter()
-        .map(|option| match option {
-            DhcpOption::IAAddr(it) => (it.addr, it.preferred_life, it.valid_life),
-            other => panic!("{other:?}"),
+        .map(|option| {
+            let DhcpOption::IAAddr(it) = option else {
+                panic!("{option:?}")
+            };
+            (it.addr, it.preferred_life, it.valid_life)
         })
         .collect()
 }
@@ -225,10 +229,11 @@ fn granted(message: &v6::Message) -> Option<Ipv6Addr> {
 }
 
 fn status(options: &DhcpOptions) -> Option<Told> {
-    match options.get(OptionCode::StatusCode)? {
-        DhcpOption::StatusCode(told) => Some(told.status),
-        other => panic!("{other:?}"),
-    }
+    let option = options.get(OptionCode::StatusCode)?;
+    let DhcpOption::StatusCode(told) = option else {
+        panic!("{option:?}")
+    };
+    Some(told.status)
 }
 
 fn has(message: &v6::Message, code: OptionCode) -> bool {
@@ -263,8 +268,8 @@ fn a_client_is_shown_an_address_and_given_it() {
         hostname: None,
         expires: lab.now.wall + Duration::from_secs(1000),
     };
-    assert_eq!(lab.server.leases6(lab.now), [lease.clone()]);
-    assert_eq!(lab.told, [(lease, true)]);
+    assert_eq!(lab.told, [(lease.clone(), true)]);
+    assert_eq!(lab.server.leases6(lab.now), [lease]);
     assert_eq!(lab.inside.address_of(mac(1), true), Some(address.into()));
 }
 
@@ -719,22 +724,26 @@ fn what_a_server_must_not_answer_is_not_answered() {
     let mut lab = Lab::new(spec());
     let other = DhcpOption::ServerId(vec![0, 3, 0, 1, 1, 1, 1, 1, 1, 1]);
     let ia = association(1, &[ip("fd00:1::1:0:1")]);
+    let one = std::slice::from_ref(&ia);
     use v6::MessageType as Kind;
     for silent in [
-        message(Kind::Solicit, &[ia.clone()]),
+        message(Kind::Solicit, one),
         with(Kind::Solicit, &[server(), ia.clone()]),
         with(Kind::Rebind, &[server(), ia.clone()]),
         with(Kind::Confirm, &[server(), ia.clone()]),
-        with(Kind::Request, &[ia.clone()]),
+        with(Kind::Request, one),
         with(Kind::Request, &[other.clone(), ia.clone()]),
         with(Kind::Renew, &[other.clone(), ia.clone()]),
         with(Kind::Release, &[other.clone(), ia.clone()]),
         with(Kind::Decline, &[other.clone(), ia.clone()]),
         with(Kind::InformationRequest, &[other]),
-        with(Kind::InformationRequest, &[ia.clone()]),
-        with(Kind::Reply, &[ia.clone()]),
-        with(Kind::Advertise, &[ia.clone()]),
-        message(Kind::Solicit, &[DhcpOption::ClientId(vec![0; 131]), ia]),
+        with(Kind::InformationRequest, one),
+        with(Kind::Reply, one),
+        with(Kind::Advertise, one),
+        message(
+            Kind::Solicit,
+            &[DhcpOption::ClientId(vec![0; 131]), ia.clone()],
+        ),
     ] {
         assert_eq!(lab.say(mac(1), &silent), None, "{silent:?}");
     }

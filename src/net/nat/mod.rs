@@ -15,6 +15,7 @@ use self::forward::{Forward, ForwardRow};
 use crate::wire::ethernet::MacAddr;
 
 pub mod forward;
+pub mod health;
 
 /// A transport whose flows are translated.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

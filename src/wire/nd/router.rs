@@ -83,7 +83,9 @@ impl RouterAdvertisement {
             let (kind, option) = option?;
             match kind {
                 options::SOURCE_MAC => told.mac = told.mac.or_else(|| options::mac(option)),
-                options::MTU if option.len() == 8 => told.mtu = told.mtu.or(be32(option, 4)),
+                options::MTU if option.len() == 8 => {
+                    told.mtu = told.mtu.or_else(|| be32(option, 4))
+                }
                 options::PREFIX if told.prefixes.len() < LIMIT => {
                     told.prefixes.extend(Prefix::parse(option));
                 }
