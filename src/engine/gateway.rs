@@ -315,6 +315,12 @@ impl Port for GatewayPort {
             sockets.handle_timeout(self.gateway.inside(), now);
         }
     }
+
+    fn handle_stop(&mut self, now: Now) {
+        self.now = now;
+        self.gateway.handle_stop(now, &mut self.out);
+        self.collect();
+    }
 }
 
 impl Nat for GatewayPort {

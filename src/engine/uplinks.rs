@@ -178,9 +178,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells the neighbours of all uplinks that this is the end.
+    /// Tells the stations of all networks, and the neighbours of all uplinks, that this is the end.
     pub(super) fn say_good_bye(&mut self) {
-        let now = clock().instant;
+        let clock = clock();
+        let now = clock.instant;
+        for index in 0..self.slots.len() {
+            if let (true, Ok(id)) = (self.slots[index].answers, u16::try_from(index)) {
+                self.slots[index].port.handle_stop(clock);
+                self.visit(PortId(id), now);
+            }
+        }
         for index in 0..self.networks.len() {
             if let Some(team) = self.networks[index].switch.team_mut() {
                 team.shut_down(&mut self.own);

@@ -398,7 +398,7 @@ impl Worker {
     }
 
     /// Carries one burst from a port to where it goes; tells whether there was one.
-    fn visit(&mut self, ingress: PortId, now: Instant) -> bool {
+    pub(super) fn visit(&mut self, ingress: PortId, now: Instant) -> bool {
         let Self {
             slots,
             networks,
@@ -608,7 +608,7 @@ fn millis_up(duration: Duration) -> i32 {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread::{self, ThreadId};
 
     use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
@@ -617,9 +617,10 @@ mod tests {
     use crate::engine::Journal;
     use crate::net::dhcp::Record;
     use crate::net::drops::Drops;
-    use crate::net::neighbours;
+    use crate::net::gateway::{self, ServiceSpec};
     use crate::net::outbox::Egress;
     use crate::net::team::{self, Detection, LoadBalancing, Policy, Role};
+    use crate::net::{inside, neighbours, router_advertisement};
     use crate::ports::{Port, PortFault, PortState, PortStatus, Sent};
     use crate::wire::ethernet::MacAddr;
 
@@ -638,6 +639,8 @@ mod tests {
         event: Arc<EventFd>,
         /// The thread that closed the port.
         closed: Arc<Mutex<Option<ThreadId>>>,
+        /// How many frames were handed to the port.
+        sent: Arc<AtomicUsize>,
     }
 
     impl Wire {
@@ -646,6 +649,7 @@ mod tests {
                 cut: Arc::default(),
                 event: Arc::new(eventfd()),
                 closed: Arc::default(),
+                sent: Arc::default(),
             }
         }
 
@@ -688,9 +692,10 @@ mod tests {
         fn transmit(
             &mut self,
             _burst: &Burst,
-            _batch: &[Egress],
+            batch: &[Egress],
             _drops: &mut Drops,
         ) -> Result<Sent, PortFault> {
+            self.0.sent.fetch_add(batch.len(), Ordering::Relaxed);
             Ok(Sent::default())
         }
 
@@ -799,6 +804,50 @@ mod tests {
         worker.visit_hot(Instant::now());
         assert_eq!(worker.slots.len(), 2, "its number is used again");
         assert!(worker.slots[0].up);
+    }
+
+    #[test]
+    fn stations_hear_that_their_network_ends() {
+        let (mut worker, ..) = worker(Duration::ZERO);
+        let advertised = router_advertisement::Spec {
+            prefix: "fd00::/64".parse().unwrap(),
+            link_local: "fe80::2".parse().unwrap(),
+            mtu: 1500,
+            dns: Vec::new(),
+            search: Vec::new(),
+            managed: false,
+            other: false,
+            autonomous: true,
+            router_lifetime: router_advertisement::Spec::ROUTER_LIFETIME,
+            valid: router_advertisement::Spec::VALID,
+            preferred: router_advertisement::Spec::PREFERRED,
+            min_interval: router_advertisement::Spec::MIN_INTERVAL,
+            max_interval: router_advertisement::Spec::MAX_INTERVAL,
+        };
+        let network = NetworkSpec {
+            name: "inside".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: MacAddr([2, 0, 0, 0, 0, 2]),
+                services: vec![ServiceSpec::RouterAdvertisement(Box::new(advertised))],
+                inside: inside::Spec::default(),
+                nat: None,
+            }),
+            ..NetworkSpec::default()
+        };
+        let (now, durable) = (clock(), worker.durable.clone());
+        let ledger = Ledger::new(Box::new(Forgetful));
+        worker
+            .open_network(network, &ledger, &durable, now)
+            .unwrap();
+        let wire = Wire::new();
+        let port = Box::new(Silent(wire.clone()));
+        let slot = Slot::new("vm".to_owned(), "guest", 1, port, now.instant);
+        worker.add(slot, Member::default()).unwrap();
+        worker.visit_hot(now.instant);
+        let before = wire.sent.load(Ordering::Relaxed);
+        worker.say_good_bye();
+        assert_eq!(wire.sent.load(Ordering::Relaxed), before + 1);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! from what stations are seen to send. Every table has a limit: what does not fit is not known.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
 use crate::net::dhcp::{Record, State};
+use crate::net::dhcp6::{Lease, Reservation};
 use crate::wire::ethernet::MacAddr;
 
 /// How many stations are known at most.
@@ -32,12 +33,27 @@ pub struct Spec {
 struct Station {
     reserved: Option<Ipv4Addr>,
     lease: Option<(Ipv4Addr, SystemTime)>,
+    reserved6: Option<Ipv6Addr>,
+    lease6: Option<(Ipv6Addr, SystemTime)>,
     /// What it calls itself.
     hostname: Option<String>,
     /// The name it was given.
     name: Option<String>,
     /// Addresses that it was seen to use, the last first.
     seen: Vec<(IpAddr, Instant)>,
+}
+
+impl Station {
+    /// Whether it has a lease, of either family.
+    const fn is_leased(&self) -> bool {
+        self.lease.is_some() || self.lease6.is_some()
+    }
+
+    /// What it is found by: what it calls itself, as long as it has a lease.
+    fn label(&self) -> Option<String> {
+        let hostname = self.hostname.as_deref().filter(|_| self.is_leased());
+        hostname.and_then(host_label)
+    }
 }
 
 /// Who is inside.
@@ -83,8 +99,7 @@ impl Inside {
             return;
         }
         let station = self.stations.entry(record.mac).or_default();
-        let before = station.hostname.as_deref().and_then(host_label);
-        let was_leased = station.lease.is_some();
+        let before = station.label();
         if record.state == State::Bound {
             station.lease = Some((record.ip, record.ends));
             if record.hostname.is_some() {
@@ -94,18 +109,63 @@ impl Inside {
         } else if station.lease.is_some_and(|(ip, _)| ip == record.ip) {
             station.lease = None;
         }
-        let after = station.hostname.as_deref().and_then(host_label);
-        let before = before.filter(|_| was_leased);
-        let after = after.filter(|_| station.lease.is_some());
-        if before != after {
-            if let Some(label) = before {
-                self.forget_hostname(&label, record.mac);
+        let after = station.label();
+        self.rename(record.mac, before, after);
+    }
+
+    /// Takes in that an address is reserved for a station.
+    pub fn note_reserved6(&mut self, reservation: &Reservation) {
+        let Reservation { mac, ip, hostname } = reservation;
+        if let Some(hostname) = hostname {
+            let lower = hostname.to_ascii_lowercase();
+            self.names.entry(lower).or_insert(*mac);
+        }
+        let station = self.stations.entry(*mac).or_default();
+        station.reserved6 = Some(*ip);
+        if station.name.is_none() {
+            station.name.clone_from(hostname);
+        }
+        self.owners.insert((*ip).into(), *mac);
+    }
+
+    /// Takes in a lease of DHCPv6 that was given, or is over.
+    pub fn note_lease6(&mut self, lease: &Lease, bound: bool) {
+        let known = self.stations.contains_key(&lease.mac);
+        if !known && self.stations.len() >= STATIONS {
+            return;
+        }
+        let station = self.stations.entry(lease.mac).or_default();
+        let before = station.label();
+        if bound {
+            station.lease6 = Some((lease.ip, lease.expires));
+            if lease.hostname.is_some() {
+                station.hostname.clone_from(&lease.hostname);
             }
-            if let Some(label) = after {
-                let namesakes = self.hostnames.entry(label).or_default();
-                if namesakes.len() < NAMESAKES {
-                    namesakes.push(record.mac);
-                }
+            self.owners.insert(lease.ip.into(), lease.mac);
+        } else if station.lease6.is_some_and(|(ip, _)| ip == lease.ip) {
+            station.lease6 = None;
+            let mut seen = station.seen.iter();
+            let used = seen.any(|(ip, _)| *ip == lease.ip) || station.reserved6 == Some(lease.ip);
+            if !used && self.owners.get(&lease.ip.into()) == Some(&lease.mac) {
+                self.owners.remove(&lease.ip.into());
+            }
+        }
+        let after = station.label();
+        self.rename(lease.mac, before, after);
+    }
+
+    /// Has a station be found by another name than before.
+    fn rename(&mut self, mac: MacAddr, before: Option<String>, after: Option<String>) {
+        if before == after {
+            return;
+        }
+        if let Some(label) = before {
+            self.forget_hostname(&label, mac);
+        }
+        if let Some(label) = after {
+            let namesakes = self.hostnames.entry(label).or_default();
+            if namesakes.len() < NAMESAKES {
+                namesakes.push(mac);
             }
         }
     }
@@ -149,6 +209,14 @@ impl Inside {
         self.owners.get(&ip).copied()
     }
 
+    /// Returns the station that was last seen to use an address, and when that was.
+    pub fn last_seen(&self, ip: IpAddr) -> Option<(MacAddr, Instant)> {
+        let mac = self.mac_of(ip)?;
+        let mut seen = self.stations.get(&mac)?.seen.iter();
+        let (_, at) = seen.find(|(seen, _)| *seen == ip)?;
+        Some((mac, *at))
+    }
+
     /// Returns the address of a station, of the family that is asked for: the one it was seen to use last, else that of its
     /// lease, else the one that is reserved for it.
     pub fn address_of(&self, mac: MacAddr, v6: bool) -> Option<IpAddr> {
@@ -158,8 +226,13 @@ impl Inside {
             IpAddr::V4(_) => !v6,
             IpAddr::V6(ip) => v6 && !ip.is_unicast_link_local(),
         };
-        let leased = station.lease.map(|(ip, _)| ip).or(station.reserved);
-        let leased = leased.filter(|_| !v6).map(IpAddr::from);
+        let leased = if v6 {
+            let leased = station.lease6.map(|(ip, _)| ip);
+            leased.or(station.reserved6).map(IpAddr::from)
+        } else {
+            let leased = station.lease.map(|(ip, _)| ip);
+            leased.or(station.reserved).map(IpAddr::from)
+        };
         leased.or_else(|| seen.into_iter().find(global))
     }
 
@@ -179,10 +252,14 @@ impl Inside {
         if let Some(mac) = self.names.get(&name) {
             return Some(*mac);
         }
-        let namesakes = self.hostnames.get(&name)?.iter().copied();
-        namesakes
-            .into_iter()
-            .find(|mac| self.lease_of(*mac).is_some_and(|(_, ends)| ends > now))
+        let leased = |mac: &MacAddr| {
+            let station = self.stations.get(mac);
+            station.is_some_and(|station| {
+                station.lease.is_some_and(|(_, ends)| ends > now)
+                    || station.lease6.is_some_and(|(_, ends)| ends > now)
+            })
+        };
+        self.hostnames.get(&name)?.iter().copied().find(leased)
     }
 
     /// Returns the address that a station has leased, and until when.

@@ -237,6 +237,9 @@ pub trait Port: Send {
 
     /// Does what is due. Called once when a worker takes the port, which starts its timers.
     fn handle_timeout(&mut self, _now: Now) {}
+
+    /// Tells that this is the end. What the port has to say of it is received from it once more.
+    fn handle_stop(&mut self, _now: Now) {}
 }
 
 /// Registers descriptors with the worker, for one port. Readiness is reported once each time it arises.

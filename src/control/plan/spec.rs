@@ -227,6 +227,8 @@ fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gatewa
     }
     services.push(gateway::ServiceSpec::Address(address::Spec {
         ip: subnet.gateway,
+        v6: None,
+        link_local: None,
     }));
     Some(gateway::Spec {
         mac: macs.gateway(&network.name),

@@ -159,6 +159,8 @@ fn network(number: u8, gateway: MacAddr, ip: Ipv4Addr, mac: MacAddr) -> NetworkS
             mac: gateway,
             services: vec![ServiceSpec::Address(address::Spec {
                 ip: Ipv4Addr::new(192, 168, number, 2),
+                v6: None,
+                link_local: None,
             })],
             inside: inside::Spec::default(),
             nat: Some(nat(ip, mac, number)),

@@ -21,6 +21,7 @@ pub mod expiry;
 pub mod forward;
 pub mod fragments;
 pub mod frames;
+pub mod health;
 pub mod peers;
 pub mod quota;
 pub mod segments;
