@@ -143,10 +143,32 @@ impl GatewayPort {
         }
     }
 
+    /// Offers the services what has come by streams.
+    fn hear_streams(&mut self) {
+        let Some(sockets) = &mut self.sockets else {
+            return;
+        };
+        let messages = sockets.take_messages();
+        if messages.is_empty() {
+            return;
+        }
+        for (stream, guest, message) in messages {
+            let (from, out) = (guest.ip(), &mut self.out);
+            self.gateway
+                .handle_message(stream, from, &message, self.now, out);
+        }
+        self.collect();
+    }
+
     /// Takes what the services said: sends it, or has its record written first.
     fn collect(&mut self) {
         if !self.out.asks.is_empty() {
             self.resolve();
+        }
+        for (stream, message) in self.out.messages.drain(..) {
+            if let Some(sockets) = &mut self.sockets {
+                sockets.send_message(stream, &message);
+            }
         }
         for frame in self.out.frames.drain(..) {
             if self.replies.len() < REPLIES {
@@ -212,6 +234,7 @@ impl Port for GatewayPort {
         }
         if let Some(sockets) = &mut self.sockets {
             sockets.receive(burst, self.gateway.inside(), self.now);
+            self.hear_streams();
         }
         Ok(())
     }
@@ -279,6 +302,10 @@ impl Port for GatewayPort {
 
     fn gateway(&self) -> Option<&Gateway> {
         Some(&self.gateway)
+    }
+
+    fn gateway_mut(&mut self) -> Option<&mut Gateway> {
+        Some(&mut self.gateway)
     }
 
     fn nat(&mut self) -> Option<&mut dyn Nat> {

@@ -7,8 +7,10 @@ use crossbeam_channel::Sender;
 
 use super::worker::{Command, Worker, clock};
 use super::{ChangeError, Engine, PATIENCE};
-use crate::net::gateway;
+use crate::net::Now;
+use crate::net::gateway::{self, ServiceSpec};
 use crate::net::nat::forward::{Forward, ForwardRow};
+use crate::net::nat::health::Probe;
 use crate::net::nat::{Event, FlowRow, Nat, Outside, Protocol};
 use crate::ports::sockets;
 
@@ -46,7 +48,10 @@ pub(super) fn sockets(gateway: &gateway::Spec, mtu: u16) -> Option<sockets::Spec
         mac: gateway.mac,
         mtu,
         transit,
-        streams: false,
+        streams: gateway
+            .services
+            .iter()
+            .any(|service| matches!(service, ServiceSpec::Dns(_))),
         // Another one each time, which nobody can foresee.
         seed: RandomState::new().hash_one(0),
     })
@@ -100,19 +105,85 @@ impl Engine {
     }
 }
 
-impl Worker {
-    /// The translator of a network.
-    pub(super) fn nat(&mut self, index: usize) -> Option<&mut dyn Nat> {
-        self.slots
-            .iter_mut()
-            .filter(|slot| slot.network == index)
-            .find_map(|slot| slot.port.nat())
+/// The targets that are looked after, each list with the forward that it is of.
+#[derive(Debug, Default)]
+pub(super) struct Probes(Vec<(Protocol, SocketAddr, Vec<Probe>)>);
+
+impl Probes {
+    /// Takes in a forward that listens there, with the port that was picked where none was named.
+    fn add(&mut self, forward: &Forward, listen: SocketAddr) {
+        let Some(health) = forward.health else {
+            return;
+        };
+        // Of a range, the first port stands for all of a target.
+        let probes = forward.targets.iter().map(|target| Probe {
+            host: target.host.clone(),
+            port: target.port,
+            health,
+        });
+        self.0.push((forward.protocol, listen, probes.collect()));
     }
 
-    fn find_nat(&mut self, network: &str) -> Result<&mut dyn Nat, ChangeError> {
+    fn remove(&mut self, protocol: Protocol, listen: SocketAddr) {
+        self.0
+            .retain(|(other, at, _)| (*other, *at) != (protocol, listen));
+    }
+
+    fn all(&self) -> Vec<Probe> {
+        let lists = self.0.iter().map(|(_, _, probes)| probes);
+        lists.flatten().cloned().collect()
+    }
+}
+
+impl Worker {
+    /// Does something with the translator of a network, if it has one.
+    pub(super) fn with_nat<T>(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut dyn Nat) -> T,
+    ) -> Option<T> {
+        let slots = &mut self.slots;
+        if let Some(router) = self.routing.of(index) {
+            let gateway = slots
+                .iter()
+                .filter(|slot| slot.network == index)
+                .find_map(|slot| slot.port.gateway())?;
+            return Some(act(&mut router.nat(gateway.inside())));
+        }
+        let mut slots = slots.iter_mut().filter(|slot| slot.network == index);
+        slots.find_map(|slot| slot.port.nat()).map(act)
+    }
+
+    fn with_named_nat<T>(
+        &mut self,
+        network: &str,
+        act: impl FnOnce(&mut dyn Nat) -> T,
+    ) -> Result<(usize, T), ChangeError> {
         let index = self.find_network(network)?;
-        self.nat(index)
+        self.with_nat(index, act)
+            .map(|done| (index, done))
             .ok_or_else(|| ChangeError::NoNat(network.to_owned()))
+    }
+
+    /// Has the targets of these forwards of a network be looked after.
+    pub(super) fn watch_targets(&mut self, index: usize, forwards: &[Forward], now: Now) {
+        for forward in forwards {
+            let listen = SocketAddr::new(forward.ip, forward.first);
+            self.networks[index].probes.add(forward, listen);
+        }
+        self.set_probes(index, now);
+    }
+
+    fn set_probes(&mut self, index: usize, now: Now) {
+        let probes = self.networks[index].probes.all();
+        for slot in &mut self.slots {
+            if slot.network == index
+                && let Some(gateway) = slot.port.gateway_mut()
+            {
+                gateway.set_probes(&probes, now);
+            }
+        }
+        self.plan_timer();
     }
 
     /// Does what is asked of a network's NAT. Who asked may have gone.
@@ -120,28 +191,50 @@ impl Worker {
         let now = clock();
         match request {
             NatRequest::Flows(reply) => {
-                let flows = self.find_nat(network).map(|nat| nat.flows(now));
-                let _ = reply.send(flows);
+                let flows = self.with_named_nat(network, |nat| nat.flows(now));
+                let _ = reply.send(flows.map(|(_, flows)| flows));
             }
             NatRequest::Add(forward, reply) => {
-                let added = self
-                    .find_nat(network)
-                    .and_then(|nat| Ok(nat.add_forward(forward)?));
-                let _ = reply.send(added);
+                let _ = reply.send(self.add_forward(network, forward, now));
             }
             NatRequest::Remove(protocol, listen, reply) => {
-                let removed = self.find_nat(network).and_then(|nat| {
-                    if nat.remove_forward(protocol, listen, now) {
-                        return Ok(());
-                    }
-                    Err(ChangeError::NoForward {
-                        network: network.to_owned(),
-                        protocol: protocol.name(),
-                        listen,
-                    })
-                });
-                let _ = reply.send(removed);
+                let _ = reply.send(self.remove_forward(network, protocol, listen, now));
             }
         }
+    }
+
+    fn add_forward(
+        &mut self,
+        network: &str,
+        forward: Forward,
+        now: Now,
+    ) -> Result<ForwardRow, ChangeError> {
+        let wanted = forward.clone();
+        let (index, added) = self.with_named_nat(network, |nat| nat.add_forward(forward))?;
+        let row = added?;
+        self.networks[index].probes.add(&wanted, row.listen);
+        self.set_probes(index, now);
+        Ok(row)
+    }
+
+    fn remove_forward(
+        &mut self,
+        network: &str,
+        protocol: Protocol,
+        listen: SocketAddr,
+        now: Now,
+    ) -> Result<(), ChangeError> {
+        let remove = |nat: &mut dyn Nat| nat.remove_forward(protocol, listen, now);
+        let (index, removed) = self.with_named_nat(network, remove)?;
+        if !removed {
+            return Err(ChangeError::NoForward {
+                network: network.to_owned(),
+                protocol: protocol.name(),
+                listen,
+            });
+        }
+        self.networks[index].probes.remove(protocol, listen);
+        self.set_probes(index, now);
+        Ok(())
     }
 }

@@ -21,12 +21,13 @@ use std::time::Instant;
 
 pub(super) use self::open::Leading;
 use super::slot::Slot;
+use crate::net::Now;
 use crate::net::drops::{DropReason, Drops};
 use crate::net::frame::{Head, Parsed};
 use crate::net::inside::Inside;
-use crate::net::napt::{ForwardError, Napt, Routed, Side, Verdict};
-use crate::net::nat::forward::{Forward, ForwardRow};
-use crate::net::nat::{Event, FlowRow, Gateways, Protocol, View};
+use crate::net::napt::{Napt, Routed, Side, Verdict};
+use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
+use crate::net::nat::{Event, FlowRow, Gateways, Nat, Protocol, View};
 use crate::net::outbox::Egress;
 use crate::net::port::PortId;
 use crate::ports::burst::Burst;
@@ -148,35 +149,41 @@ impl Router {
     }
 }
 
-#[allow(dead_code, reason = "for the commands of the control thread")]
 impl Router {
-    /// The translator at a glance.
-    pub(super) fn view(&self, inside: &Inside) -> View {
-        self.napt.view(inside)
+    /// The translator, together with who is inside.
+    pub(super) const fn nat<'a>(&'a mut self, inside: &'a Inside) -> RouterNat<'a> {
+        RouterNat {
+            router: self,
+            inside,
+        }
+    }
+}
+
+/// A router's translator, as it is asked and told by the control thread.
+pub(super) struct RouterNat<'a> {
+    router: &'a mut Router,
+    inside: &'a Inside,
+}
+
+impl Nat for RouterNat<'_> {
+    fn view(&self, _now: Now) -> View {
+        self.router.napt.view(self.inside)
     }
 
-    /// Its flows.
-    pub(super) fn flows(&self, now: Instant) -> Vec<FlowRow> {
-        self.napt.flows(now)
+    fn flows(&self, now: Now) -> Vec<FlowRow> {
+        self.router.napt.flows(now.instant)
     }
 
-    /// Forwards a port.
-    pub(super) fn add_forward(
-        &mut self,
-        forward: Forward,
-        inside: &Inside,
-    ) -> Result<ForwardRow, ForwardError> {
-        self.napt.add_forward(forward, inside)
+    fn add_forward(&mut self, forward: Forward) -> Result<ForwardRow, ForwardError> {
+        self.router.napt.add_forward(forward, self.inside)
     }
 
-    /// Forwards a port no more; tells whether it did.
-    pub(super) fn remove_forward(&mut self, protocol: Protocol, listen: SocketAddr) -> bool {
-        self.napt.remove_forward(protocol, listen)
+    fn take_events(&mut self) -> Vec<Event> {
+        self.router.events.drain(..).collect()
     }
 
-    /// Takes what has become of flows since it was last asked.
-    pub(super) fn take_events(&mut self) -> Vec<Event> {
-        self.events.drain(..).collect()
+    fn remove_forward(&mut self, protocol: Protocol, listen: SocketAddr, _now: Now) -> bool {
+        self.router.napt.remove_forward(protocol, listen)
     }
 }
 
@@ -246,6 +253,12 @@ pub(super) struct Routing {
 }
 
 impl Routing {
+    /// The router of the network with this number.
+    pub(super) fn of(&mut self, network: usize) -> Option<&mut Router> {
+        let mut routers = self.routers.iter_mut();
+        routers.find(|router| router.network() == network)
+    }
+
     /// The next time at which a translator has work to do.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let routers = self.routers.iter();

@@ -76,10 +76,7 @@ impl Worker {
         for network in &mut self.networks {
             network.switch.set_now(now.instant);
         }
-        let nats = (0..self.networks.len()).map(|index| {
-            let nat = self.nat(index);
-            nat.map(|nat| nat.view(now))
-        });
+        let nats = (0..self.networks.len()).map(|index| self.with_nat(index, |nat| nat.view(now)));
         let mut nats = nats.collect::<Vec<_>>().into_iter();
         let networks = self.networks.iter().enumerate().map(|(index, network)| {
             let slots = || self.slots.iter().filter(move |slot| slot.network == index);

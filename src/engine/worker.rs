@@ -20,7 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::carry::Floor;
 use super::gateway::GatewayPort;
-use super::nat::{FlowLog, NatRequest};
+use super::nat::{FlowLog, NatRequest, Probes};
 use super::router::{Leading, Routing};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
@@ -68,6 +68,8 @@ pub(super) struct Network {
     pub(super) switch: Switch,
     /// What of its advisories has been logged.
     pub(super) logged: BTreeSet<String>,
+    /// The targets of its port forwards that are looked after.
+    pub(super) probes: Probes,
 }
 
 struct Epoll(RawFd);
@@ -92,7 +94,7 @@ pub(super) struct Worker {
     pub(super) own_burst: Burst,
     pub(super) next_timer: Option<Instant>,
     /// Where what becomes of flows is told.
-    flow_log: Option<Box<dyn FlowLog>>,
+    pub(super) flow_log: Option<Box<dyn FlowLog>>,
     commands: Receiver<Command>,
     pub(super) durable: Durable,
     epoll: Epoll,
@@ -177,6 +179,7 @@ impl Worker {
                 now.instant,
             ),
             logged: BTreeSet::new(),
+            probes: Probes::default(),
         });
         for member in spec.ports {
             let opened = member.port.open();
@@ -200,6 +203,7 @@ impl Worker {
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
             let sockets = nat::sockets(&gateway, spec.mtu);
+            let forwards = gateway.nat.as_ref().map(|nat| nat.forwards.clone());
             let gateway = Gateway::new(gateway, spec.mtu, now);
             let (ledger, durable) = (ledger.clone(), durable.clone());
             let mut port = GatewayPort::new(Arc::clone(&name), gateway, ledger, durable, now);
@@ -225,6 +229,7 @@ impl Worker {
                     ..Member::default()
                 },
             )?;
+            self.watch_targets(index, &forwards.unwrap_or_default(), now);
         }
         Ok(())
     }

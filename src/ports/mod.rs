@@ -227,6 +227,11 @@ pub trait Port: Send {
         Vec::new()
     }
 
+    /// The gateway behind this port, to be told something.
+    fn gateway_mut(&mut self) -> Option<&mut Gateway> {
+        None
+    }
+
     /// Tells the present to a port that [answers](Port::answers), before a batch is handed to it or frames are received.
     fn set_now(&mut self, _now: Now) {}
 

@@ -156,6 +156,14 @@ impl Worker {
         };
         floor.inject(&mut self.routing, &mut self.own_burst, &mut self.outbox);
         changed |= floor.changed;
+        if let Some(log) = &mut self.flow_log {
+            for router in &mut self.routing.routers {
+                let network = &self.networks[router.inside.network].name;
+                for event in router.events.drain(..) {
+                    log.note(network, &event);
+                }
+            }
+        }
         if changed {
             for network in 0..self.networks.len() {
                 self.follow_switch(network, now);

@@ -10,7 +10,7 @@ use crate::net::drops::DropReason;
 use crate::net::frame::{Head, Parsed};
 use crate::net::gateway::Claim;
 use crate::net::inside::Inside;
-use crate::net::nat::forward::{Forward, ForwardRow};
+use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
 use crate::net::nat::{self, FlowRow, Protocol, View};
 use crate::wire::be16;
 use crate::wire::checksum::checksum;
@@ -60,11 +60,6 @@ pub struct Routed {
     /// What has become of flows.
     pub events: Vec<nat::Event>,
 }
-
-/// Why a port is not forwarded.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the port cannot be forwarded")]
-pub struct ForwardError;
 
 /// A translator.
 #[derive(Debug)]
@@ -226,7 +221,11 @@ impl Napt {
         _forward: Forward,
         _inside: &Inside,
     ) -> Result<ForwardRow, ForwardError> {
-        Err(ForwardError)
+        Err(ForwardError::Other {
+            protocol: _forward.protocol.name(),
+            listen: SocketAddr::new(_forward.ip, _forward.first),
+            reason: String::new(),
+        })
     }
 
     /// Forwards a port no more.
