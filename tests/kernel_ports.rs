@@ -15,18 +15,23 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use vmlan::engine::{self, Durable, Engine, Journal, NetworkPort, NetworkSpec};
 use vmlan::net::Now;
+use vmlan::net::dhcp::Record;
 use vmlan::net::drops::{DropReason, Drops};
-use vmlan::net::inside::Inside;
+use vmlan::net::inside::{self, Inside};
+use vmlan::net::member::Member;
 use vmlan::net::nat;
+use vmlan::net::nat::forward::{Balance, Forward, Host, Target};
 use vmlan::net::offload;
 use vmlan::net::outbox::Egress;
 use vmlan::net::vlan::{Tag, TagAction};
+use vmlan::net::{address, gateway};
 use vmlan::ports::burst::Burst;
 use vmlan::ports::packet::{self, Packet};
 use vmlan::ports::sockets::{self, Sockets};
 use vmlan::ports::tap::{self, Tap};
-use vmlan::ports::{OpenError, Port, PortState, Sent, Watcher};
+use vmlan::ports::{OpenError, Port, PortSpec, PortState, Sent, Watcher};
 use vmlan::wire::checksum::{Sum, checksum};
 use vmlan::wire::ethernet::{self, MacAddr, Tci};
 use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
@@ -1521,5 +1526,158 @@ fn a_guest_behind_a_nat_traces_its_route_and_learns_what_passes() {
             assert_eq!(told[20..22], [3, 4]);
             assert_eq!(told[26..28], 1300u16.to_be_bytes());
         }
+    });
+}
+
+struct Forgetful;
+
+impl Journal for Forgetful {
+    fn append(&mut self, _network: &str, _ticket: u64, _record: Record) -> bool {
+        false
+    }
+}
+
+fn forward(protocol: nat::Protocol, port: u16) -> Forward {
+    Forward {
+        protocol,
+        ip: Ipv4Addr::new(10, 99, 0, 1).into(),
+        first: 0,
+        last: 0,
+        targets: vec![Target {
+            host: Host::Vm {
+                name: "guest".to_owned(),
+                mac: MAC,
+            },
+            port,
+        }],
+        balance: Balance::default(),
+        health: None,
+    }
+}
+
+#[test]
+fn a_guest_reaches_the_host_through_its_gateway_and_is_reached_by_forwarded_ports() {
+    const SERVER: &str = "10.99.0.1:7000";
+    in_namespace(|| {
+        ip("link set lo up");
+        ip("addr add 10.99.0.1/32 dev lo");
+        let (gateway, net) = (
+            Ipv4Addr::new(192, 168, 81, 2),
+            "192.168.81.0/24".parse().unwrap(),
+        );
+        let nat = nat::Spec {
+            gateways: nat::Gateways {
+                v4: Some((gateway, net)),
+                ..nat::Gateways::default()
+            },
+            outside: nat::Outside::Host,
+            forwards: vec![forward(nat::Protocol::Udp, 6000)],
+            filtering: nat::Filtering::default(),
+            timeouts: nat::Timeouts::default(),
+            limits: nat::Limits::default(),
+            closed: Vec::new(),
+            map_host_loopback: false,
+            ftp: false,
+            log: true,
+        };
+        let network = NetworkSpec {
+            name: "nat".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: OTHER,
+                services: vec![gateway::ServiceSpec::Address(address::Spec { ip: gateway })],
+                inside: inside::Spec {
+                    vms: vec![("guest".to_owned(), MAC)],
+                    reservations: Vec::new(),
+                },
+                nat: Some(nat),
+            }),
+            ports: vec![NetworkPort {
+                name: "guest".to_owned(),
+                port_group: None,
+                member: Member {
+                    mac: Some(MAC),
+                    ..Member::default()
+                },
+                follow_uplinks: false,
+                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
+            }],
+            ..NetworkSpec::default()
+        };
+        let spec = engine::Spec {
+            networks: vec![network],
+        };
+        let durable = Durable::new().unwrap();
+        let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
+        let (told, tell) = (mpsc::channel(), mpsc::channel());
+        let guest = thread::spawn(move || {
+            leave_namespace();
+            told.0.send(thread_id()).unwrap();
+            tell.1.recv().unwrap();
+            ip("link set lo up");
+            ip("addr add 192.168.81.128/24 dev t0");
+            ip("link set t0 up");
+            ip("route add default via 192.168.81.2");
+            let socket = UdpSocket::bind("0.0.0.0:6000").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut buffer = vec![0; 9000];
+            // In parts, there and back.
+            for len in [1, 1400, 5000] {
+                let payload = vec![u8::try_from(len % 251).unwrap(); len];
+                // The first frames may come before the adapter is up.
+                until("it is answered", || {
+                    socket.send_to(&payload, SERVER).is_ok()
+                });
+                let (got, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!(
+                    (&buffer[..got], from),
+                    (&payload[..], SERVER.parse().unwrap())
+                );
+            }
+            told.0.send(0).unwrap();
+            // Somebody calls, and is answered.
+            let (got, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..got], from).unwrap();
+            let (got, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..got], from).unwrap();
+        });
+        let server = UdpSocket::bind(SERVER).unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        ip(&format!("link set t0 netns {}", told.1.recv().unwrap()));
+        tell.0.send(()).unwrap();
+        let mut buffer = vec![0; 9000];
+        for _ in 0..3 {
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            server.send_to(&buffer[..len], from).unwrap();
+        }
+        told.1.recv().unwrap();
+        let view = || engine.snapshot().unwrap().networks.remove(0).nat.unwrap();
+        assert_eq!((view().created, view().sent), (1, 6401));
+        let added = engine
+            .add_forward("nat", forward(nat::Protocol::Udp, 6000))
+            .unwrap();
+        let listens = [view().forwards[0].listen, added.listen];
+        for listen in listens {
+            let client = UdpSocket::bind("10.99.0.1:0").unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            client.send_to(b"hello", listen).unwrap();
+            let (len, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..len], from), (&b"hello"[..], listen));
+        }
+        guest.join().unwrap();
+        assert_eq!(engine.flows("nat").unwrap().len(), 3);
+        let remove = |listen| engine.remove_forward("nat", nat::Protocol::Udp, listen);
+        remove(added.listen).unwrap();
+        let error = remove(added.listen).unwrap_err().to_string();
+        assert!(error.contains("forwards no udp port"), "{error}");
+        assert_eq!(engine.flows("nat").unwrap().len(), 2);
+        assert!(engine.flows("lan").is_none());
+        engine.stop();
     });
 }
