@@ -1681,3 +1681,121 @@ fn a_guest_reaches_the_host_through_its_gateway_and_is_reached_by_forwarded_port
         engine.stop();
     });
 }
+
+/// Sends `len` bytes and then the end, and reads until the other's end; tells whether what came is the same.
+fn exchange_streams(stream: &TcpStream, len: usize) -> bool {
+    let pattern: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let timeout = Some(Duration::from_secs(30));
+    stream.set_read_timeout(timeout).unwrap();
+    stream.set_write_timeout(timeout).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = stream;
+            writer.write_all(&pattern).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        let mut reader = stream;
+        reader.read_to_end(&mut got).unwrap();
+        got == pattern
+    })
+}
+
+#[test]
+fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_it() {
+    const SERVER: &str = "10.99.0.1:7000";
+    const LEN: usize = 24 << 20;
+    in_namespace(|| {
+        ip("link set lo up");
+        ip("addr add 10.99.0.1/32 dev lo");
+        let (gateway, net) = (
+            Ipv4Addr::new(192, 168, 81, 2),
+            "192.168.81.0/24".parse().unwrap(),
+        );
+        let nat = nat::Spec {
+            gateways: nat::Gateways {
+                v4: Some((gateway, net)),
+                ..nat::Gateways::default()
+            },
+            outside: nat::Outside::Host,
+            forwards: vec![forward(nat::Protocol::Tcp, 6000)],
+            filtering: nat::Filtering::default(),
+            timeouts: nat::Timeouts::default(),
+            limits: nat::Limits::default(),
+            closed: Vec::new(),
+            map_host_loopback: false,
+            ftp: false,
+            log: false,
+        };
+        let network = NetworkSpec {
+            name: "nat".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: OTHER,
+                services: vec![gateway::ServiceSpec::Address(address::Spec { ip: gateway })],
+                inside: inside::Spec {
+                    vms: vec![("guest".to_owned(), MAC)],
+                    reservations: Vec::new(),
+                },
+                nat: Some(nat),
+            }),
+            ports: vec![NetworkPort {
+                name: "guest".to_owned(),
+                port_group: None,
+                member: Member {
+                    mac: Some(MAC),
+                    ..Member::default()
+                },
+                follow_uplinks: false,
+                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
+            }],
+            ..NetworkSpec::default()
+        };
+        let spec = engine::Spec {
+            networks: vec![network],
+        };
+        let durable = Durable::new().unwrap();
+        let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
+        let server = TcpListener::bind(SERVER).unwrap();
+        let (told, tell) = (mpsc::channel(), mpsc::channel());
+        let guest = thread::spawn(move || {
+            leave_namespace();
+            told.0.send(thread_id()).unwrap();
+            tell.1.recv().unwrap();
+            ip("link set lo up");
+            ip("addr add 192.168.81.128/24 dev t0");
+            ip("link set t0 up");
+            ip("route add default via 192.168.81.2");
+            let listener = TcpListener::bind("0.0.0.0:6000").unwrap();
+            let mut stream = None;
+            until("it is connected", || {
+                stream = TcpStream::connect(SERVER).ok();
+                stream.is_some()
+            });
+            assert!(
+                exchange_streams(&stream.unwrap(), LEN),
+                "what the server sent"
+            );
+            let refused = TcpStream::connect("10.99.0.1:7999").unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            told.0.send(0).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            assert!(exchange_streams(&stream, LEN), "what the client sent");
+        });
+        ip(&format!("link set t0 netns {}", told.1.recv().unwrap()));
+        tell.0.send(()).unwrap();
+        let (stream, _) = server.accept().unwrap();
+        assert!(exchange_streams(&stream, LEN), "what the guest sent");
+        told.1.recv().unwrap();
+        let view = || engine.snapshot().unwrap().networks.remove(0).nat.unwrap();
+        let listen = view().forwards[0].listen;
+        let client = TcpStream::connect(listen).unwrap();
+        assert!(exchange_streams(&client, LEN), "what the guest answered");
+        guest.join().unwrap();
+        drop((stream, client));
+        until("nothing is left", || view().flows == [0, 0, 0]);
+        let moved = 2 * u64::try_from(LEN).unwrap();
+        assert_eq!((view().sent, view().received), (moved, moved));
+        engine.stop();
+    });
+}
