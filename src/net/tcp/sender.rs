@@ -284,7 +284,8 @@ impl Sender {
     /// What was lost, if something was and was not sent again yet.
     fn next_hole(&mut self) -> Option<Piece> {
         let recovery = self.recovery.as_mut()?;
-        let limit = self.arrived.end().unwrap_or(self.una.plus(self.mss));
+        let first = self.una.plus(self.mss);
+        let limit = self.arrived.end().unwrap_or(first);
         let limit = limit
             .min(self.una.plus(self.window))
             .min(self.nxt)

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::tcp::Sack;
+use crate::wire::tcp::{Options, Sack};
 
 const TIMEOUTS: Timeouts = Timeouts {
     udp: Duration::ZERO,

@@ -22,7 +22,7 @@ use self::echo::EchoFlows;
 use self::listen::Forwards;
 use self::poll::{Kind, Poll, Ready, Token};
 use self::stream::Streams;
-use self::system::{Piece, Receiver};
+use self::system::Receiver;
 use self::tcp::TcpFlows;
 use self::udp::UdpFlows;
 use crate::net::Now;
@@ -588,21 +588,6 @@ fn is_answer(ip: &[u8]) -> bool {
     };
     let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
     flags & RST != 0 || flags & SYN_ACK == SYN_ACK
-}
-
-/// The bytes of a packet's UDP payload in its frame, and its ports; `None` where the datagram lies about its length.
-fn read_udp(packet: &Packet, frame: &Frame) -> Option<(u16, u16, usize)> {
-    let udp = frame.head.bytes().get(packet.transport_at..)?;
-    let udp = udp.first_chunk::<8>()?;
-    let field = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
-    let len = usize::from(field(4));
-    let fits = len >= udp.len() && len <= packet.payload_len();
-    fits.then(|| (field(0), field(2), packet.transport_at + len))
-}
-
-/// Describes the payload of a UDP datagram.
-fn udp_payload<'a>(packet: &Packet, burst: &'a Burst, frame: &'a Frame, end: usize) -> Piece<'a> {
-    Piece::new(burst, frame, packet.transport_at + 8, end)
 }
 
 #[cfg(test)]

@@ -21,9 +21,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::context::{Context, any};
 use super::dial::Way;
 use super::poll::{Interest, Kind, Ready, Token};
-use super::system::{self, Arrival, Origin, Receiver, Report};
+use super::system::{self, Arrival, Origin, Piece, Receiver, Report};
 use super::table::Table;
-use super::{read_udp, udp_payload};
 use crate::net::drops::DropReason;
 use crate::net::nat::error::{Problem, Unreachable};
 use crate::net::nat::expiry::{Expiry, Note};
@@ -492,4 +491,24 @@ pub(super) fn problem_of(report: &Report) -> Option<Problem> {
         }
         (Origin::Icmp | Origin::Icmp6, ..) => None,
     }
+}
+
+/// The bytes of a packet's UDP payload in its frame, and its ports; `None` where the datagram lies about its length.
+pub(super) fn read_udp(packet: &Packet, frame: &Frame) -> Option<(u16, u16, usize)> {
+    let udp = frame.head.bytes().get(packet.transport_at..)?;
+    let udp = udp.first_chunk::<8>()?;
+    let field = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
+    let len = usize::from(field(4));
+    let fits = len >= udp.len() && len <= packet.payload_len();
+    fits.then(|| (field(0), field(2), packet.transport_at + len))
+}
+
+/// Describes the payload of a UDP datagram.
+pub(super) fn udp_payload<'a>(
+    packet: &Packet,
+    burst: &'a Burst,
+    frame: &'a Frame,
+    end: usize,
+) -> Piece<'a> {
+    Piece::new(burst, frame, packet.transport_at + 8, end)
 }

@@ -12,7 +12,7 @@ use super::super::forwarded::{Client, Session};
 use super::super::poll::{Interest, Kind, Ready, Token};
 use super::super::system::{self, Arrival, Receiver};
 use super::super::tcp::TcpFlows;
-use super::super::{read_udp, udp, udp_payload};
+use super::super::udp::{self, read_udp, udp_payload};
 use super::{ASK, Forwards, Held, Ticket, What};
 use crate::net::inside::Inside;
 use crate::net::nat::expiry::Note;

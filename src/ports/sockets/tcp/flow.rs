@@ -235,11 +235,11 @@ impl Flow {
                 }
                 self.endpoint.set_queued(self.held.len());
             }
-            Some(Err(error)) => match error.kind() {
-                io::ErrorKind::WouldBlock => self.readiness.read = false,
-                io::ErrorKind::Interrupted => {}
-                _ => self.endpoint.abort(),
-            },
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readiness.read = false;
+            }
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Some(Err(_)) => self.endpoint.abort(),
         }
     }
 

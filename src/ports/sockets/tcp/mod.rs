@@ -24,14 +24,13 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr;
 use std::time::Instant;
 
 use hashbrown::HashTable;
 
 use self::buffer::{Budget, Chunks};
-use self::calls::Part;
 use self::flow::{Flow, Key};
+use self::gather::Gathered;
 use self::timers::Timers;
 use super::context::Context;
 use super::dial::Dial;
@@ -42,16 +41,15 @@ use crate::net::drops::DropReason;
 use crate::net::nat::error::{Problem, Unreachable};
 use crate::net::nat::{self, FlowRow, frames, segments};
 use crate::net::packet::Packet;
-use crate::net::tcp::{Config, Endpoint, IssSource, Outcome, Sent, Transmit, reset_for};
-use crate::net::vlan::TagAction;
+use crate::net::tcp::{Config, Endpoint, IssSource, Sent, Transmit, reset_for};
 use crate::ports::burst::{Burst, Frame, Segment};
 use crate::wire::ethernet::{self, MacAddr};
 use crate::wire::tcp::{self, Flags, Tcp};
-use crate::wire::virtio_net::DATA_VALID;
 
 mod buffer;
 mod calls;
 mod flow;
+mod gather;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -62,20 +60,12 @@ const PLACE_BITS: u32 = 22;
 const TURN: usize = 8;
 /// How much all connections put into one burst.
 const BURST: usize = 512 * 1024;
+/// How many connections have their turn in one go, whether they have something to say or not.
+const TURNS: usize = 256;
 /// How many timers are handled in one go.
 const TIMERS: usize = 1024;
 /// What a peer takes that does not say so (RFC 9293, section 3.7.1).
 const DEFAULT_MSS: (u16, u16) = (536, 1220);
-
-/// Parts of a burst's frames that come next in one connection, and were taken but not passed on.
-#[derive(Debug, Default)]
-struct Gathered {
-    id: u32,
-    /// Where the burst keeps its frames.
-    burst: usize,
-    parts: Vec<Part>,
-    len: usize,
-}
 
 /// A frame in the burst that was filled last.
 #[derive(Clone, Copy, Debug)]
@@ -150,140 +140,6 @@ impl TcpFlows {
             flow.queued = true;
             queue.push_back(flow.id);
         }
-    }
-
-    /// Takes a segment from a guest. What it carries is passed on by [`TcpFlows::flush`], which has to follow before the burst
-    /// is used up.
-    ///
-    /// # Errors
-    ///
-    /// The segment makes no sense, or leads nowhere.
-    pub(super) fn segment(
-        &mut self,
-        packet: &Packet,
-        burst: &Burst,
-        frame: &Frame,
-        cx: &mut Context<'_>,
-    ) -> Result<(), DropReason> {
-        let transport = frame.head.bytes().get(packet.transport_at..);
-        let (tcp, header_len) = transport
-            .and_then(Tcp::parse)
-            .ok_or(DropReason::BadPacket)?;
-        let from = packet.transport_at + header_len;
-        let payload = packet.end.checked_sub(from).ok_or(DropReason::BadPacket)?;
-        if !self.is_intact(packet, burst, frame) {
-            return Err(DropReason::BadPacket);
-        }
-        let key = Key {
-            mac: packet.mac,
-            guest: SocketAddr::new(packet.src, tcp.src),
-            remote: SocketAddr::new(packet.dst, tcp.dst),
-        };
-        let now = cx.now.instant;
-        let Some(place) = self.find(&key) else {
-            return self.begin(key, &tcp, payload, packet, frame, cx);
-        };
-        let Some(flow) = self.flows.get_mut(place) else {
-            return Err(DropReason::BadPacket);
-        };
-        let arrival = flow.endpoint.handle(&tcp, payload, now);
-        flow.acknowledge(arrival.acked, &mut self.chunks);
-        Self::enqueue(&mut self.queue, flow);
-        if arrival.outcome == Some(Outcome::Again) {
-            self.end(place, cx);
-            return self.begin(key, &tcp, payload, packet, frame, cx);
-        }
-        let Some(range) = arrival.offer else {
-            return Ok(());
-        };
-        let part = Part {
-            frame: index_of(burst, frame).ok_or(DropReason::BadPacket)?,
-            from: from + range.start,
-            len: range.len(),
-        };
-        flow.endpoint.take(part.len);
-        let (id, at) = (flow.id, burst.frames().as_ptr().addr());
-        if self.gathered.id != id || self.gathered.burst != at {
-            self.flush(burst);
-        }
-        self.gathered.id = id;
-        self.gathered.burst = at;
-        self.gathered.len += part.len;
-        self.gathered.parts.push(part);
-        Ok(())
-    }
-
-    /// Passes on what was gathered of a burst's frames.
-    pub(super) fn flush(&mut self, burst: &Burst) {
-        if self.gathered.parts.is_empty() {
-            return;
-        }
-        let mut gathered = std::mem::take(&mut self.gathered);
-        if let Some(flow) = self.flows.get_mut(place_of(gathered.id))
-            && flow.id == gathered.id
-        {
-            let current = gathered.burst == burst.frames().as_ptr().addr();
-            let taken = if current {
-                Self::pass(flow, burst, &gathered, &mut self.budget)
-            } else {
-                0
-            };
-            if taken < gathered.len {
-                // The guest sends it again.
-                flow.endpoint.untake(gathered.len - taken);
-            }
-            flow.note_sent(taken);
-            flow.set_room(&self.budget);
-        }
-        gathered.parts.clear();
-        gathered.len = 0;
-        self.gathered = gathered;
-    }
-
-    /// Passes on what was gathered for a connection, and returns how much of it was taken.
-    fn pass(flow: &mut Flow, burst: &Burst, gathered: &Gathered, budget: &mut Budget) -> usize {
-        if !flow.has_socket() {
-            return gathered.len;
-        }
-        let mut done = 0;
-        if let Some(socket) = flow.direct() {
-            let (sent, error) = calls::send(socket, burst, &gathered.parts);
-            done = sent;
-            match error {
-                None => return sent,
-                Some(error) if error.kind() == std::io::ErrorKind::WouldBlock => flow.note_full(),
-                // The guest took its memory away, and with it what was to be sent.
-                Some(error) if error.raw_os_error() == Some(libc::EFAULT) => return done,
-                Some(_) => {
-                    flow.endpoint.abort();
-                    return gathered.len;
-                }
-            }
-        }
-        if flow.pending().store(burst, &gathered.parts, done, budget) {
-            gathered.len
-        } else {
-            done
-        }
-    }
-
-    /// Verifies the checksum of a segment where its sender did not leave it to others.
-    fn is_intact(&mut self, packet: &Packet, burst: &Burst, frame: &Frame) -> bool {
-        let offload = frame.head.offload;
-        if offload.needs_checksum() || offload.flags & DATA_VALID != 0 {
-            return true;
-        }
-        burst.copy_frame(frame, TagAction::Keep, &mut self.scratch);
-        let segment = self.scratch.get(packet.transport_at..packet.end);
-        let Some((segment, len)) =
-            segment.and_then(|segment| Some((segment, u16::try_from(segment.len()).ok()?)))
-        else {
-            return false;
-        };
-        segments::pseudo_header(packet.src, packet.dst, len)
-            .over(segment)
-            .finish()
-            == 0
     }
 
     /// Takes a segment of no connection: a SYN begins one, and all else is answered by a RST.
@@ -474,7 +330,10 @@ impl TcpFlows {
         self.now = cx.now.instant;
         self.in_burst.clear();
         let mut bytes = 0;
-        while burst.room() > 0 && bytes < BURST {
+        for _ in 0..TURNS {
+            if burst.room() == 0 || bytes >= BURST {
+                return;
+            }
             let Some(id) = self.queue.pop_front() else {
                 return;
             };
@@ -637,17 +496,4 @@ fn refuse(key: &Key, tcp: &Tcp, payload: usize, cx: &mut Context<'_>) {
     if let Some(frame) = frame {
         cx.reply(frame);
     }
-}
-
-/// Returns a frame's place in its burst.
-fn index_of(burst: &Burst, frame: &Frame) -> Option<usize> {
-    let frames = burst.frames();
-    let distance = ptr::from_ref(frame)
-        .addr()
-        .checked_sub(frames.as_ptr().addr())?;
-    let index = distance / size_of::<Frame>();
-    frames
-        .get(index)
-        .filter(|other| ptr::eq(*other, frame))
-        .map(|_| index)
 }

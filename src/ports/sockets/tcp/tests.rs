@@ -13,11 +13,12 @@ use crate::net::inside::Inside;
 use crate::net::nat::quota::Quota;
 use crate::net::nat::{Filtering, Gateways, Limits, Originator, Outside, Timeouts};
 use crate::net::packet::Packet;
-use crate::net::tcp::Seq;
+use crate::net::tcp::{Outcome, Seq};
+use crate::net::vlan::TagAction;
 use crate::ports::sockets::context::Errors;
 use crate::ports::sockets::dial::Dialer;
 use crate::ports::sockets::poll::Poll;
-use crate::wire::virtio_net::VirtioNetHeader;
+use crate::wire::virtio_net::{DATA_VALID, VirtioNetHeader};
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -232,7 +233,8 @@ impl Lab {
         let mut arrived = Vec::new();
         for (index, frame) in self.burst.frames().iter().enumerate() {
             self.frames += 1;
-            if self.refuses != 0 && (self.frames.wrapping_mul(self.refuses) >> 7) % 3 == 0 {
+            if self.refuses != 0 && (self.frames.wrapping_mul(self.refuses) >> 7).is_multiple_of(3)
+            {
                 self.refused += 1;
                 refused |= 1 << index;
                 continue;
