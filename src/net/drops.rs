@@ -46,11 +46,21 @@ pub enum DropReason {
     PortDown,
     /// The kernel refused or did not take the frame.
     DeviceBusy,
+    /// To be passed on by the gateway, and its packet makes no sense.
+    BadPacket,
+    /// To somewhere that the gateway does not lead to.
+    Unreachable,
+    /// It would begin a flow, and there are as many as there may be.
+    NatLimit,
+    /// From outside, and no guest has asked for it.
+    NatFiltered,
+    /// It has passed as many routers as it may.
+    HopLimit,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::Runt,
         Self::TooBig,
         Self::BadSource,
@@ -72,6 +82,11 @@ impl DropReason {
         Self::BufferTooSmall,
         Self::PortDown,
         Self::DeviceBusy,
+        Self::BadPacket,
+        Self::Unreachable,
+        Self::NatLimit,
+        Self::NatFiltered,
+        Self::HopLimit,
     ];
 
     /// Returns the name under which the reason is counted and shown.
@@ -98,6 +113,11 @@ impl DropReason {
             Self::BufferTooSmall => "buffer_too_small",
             Self::PortDown => "port_down",
             Self::DeviceBusy => "device_busy",
+            Self::BadPacket => "bad_packet",
+            Self::Unreachable => "unreachable",
+            Self::NatLimit => "nat_limit",
+            Self::NatFiltered => "nat_filtered",
+            Self::HopLimit => "hop_limit",
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod inside;
 pub mod member;
 pub mod multicast;
+pub mod napt;
 pub mod nat;
 pub mod neighbours;
 pub mod offload;

@@ -105,6 +105,41 @@ impl Default for Health {
     }
 }
 
+/// Why a port is not forwarded.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ForwardError {
+    /// Somebody has the port.
+    #[error("cannot forward {protocol} port {listen}: {by}; choose another port, or free this one")]
+    Taken {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address and the port that was tried.
+        listen: SocketAddr,
+        /// Who has it.
+        by: String,
+    },
+    /// The process may not listen there.
+    #[error(
+        "cannot forward {protocol} port {listen}: permission denied; choose a port from 1024 on, or run with CAP_NET_BIND_SERVICE"
+    )]
+    Permission {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address and the port that was tried.
+        listen: SocketAddr,
+    },
+    /// It cannot be done.
+    #[error("cannot forward {protocol} port {listen}: {reason}")]
+    Other {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address and the port that was tried.
+        listen: SocketAddr,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
 /// A port forward as it is shown.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ForwardRow {

@@ -14,7 +14,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::forward::{Forward, ForwardRow};
 use crate::wire::ethernet::MacAddr;
 
+pub mod balance;
 pub mod forward;
+pub mod quota;
 
 /// A transport whose flows are translated.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
