@@ -1585,7 +1585,11 @@ fn a_guest_reaches_the_host_through_its_gateway_and_is_reached_by_forwarded_port
             mtu: 1500,
             gateway: Some(gateway::Spec {
                 mac: OTHER,
-                services: vec![gateway::ServiceSpec::Address(address::Spec { ip: gateway })],
+                services: vec![gateway::ServiceSpec::Address(address::Spec {
+                    ip: gateway,
+                    v6: None,
+                    link_local: None,
+                })],
                 inside: inside::Spec {
                     vms: vec![("guest".to_owned(), MAC)],
                     reservations: Vec::new(),
@@ -1732,7 +1736,11 @@ fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_
             mtu: 1500,
             gateway: Some(gateway::Spec {
                 mac: OTHER,
-                services: vec![gateway::ServiceSpec::Address(address::Spec { ip: gateway })],
+                services: vec![gateway::ServiceSpec::Address(address::Spec {
+                    ip: gateway,
+                    v6: None,
+                    link_local: None,
+                })],
                 inside: inside::Spec {
                     vms: vec![("guest".to_owned(), MAC)],
                     reservations: Vec::new(),

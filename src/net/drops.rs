@@ -54,11 +54,15 @@ pub enum DropReason {
     Unreachable,
     /// It would begin a flow, and there are as many as there may be.
     NatLimit,
+    /// From outside, and no guest has asked for it.
+    NatFiltered,
+    /// It has passed as many routers as it may.
+    HopLimit,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Runt,
         Self::TooBig,
         Self::BadSource,
@@ -84,6 +88,8 @@ impl DropReason {
         Self::BadPacket,
         Self::Unreachable,
         Self::NatLimit,
+        Self::NatFiltered,
+        Self::HopLimit,
     ];
 
     /// Returns the name under which the reason is counted and shown.
@@ -114,6 +120,8 @@ impl DropReason {
             Self::BadPacket => "bad_packet",
             Self::Unreachable => "unreachable",
             Self::NatLimit => "nat_limit",
+            Self::NatFiltered => "nat_filtered",
+            Self::HopLimit => "hop_limit",
         }
     }
 }

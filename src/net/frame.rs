@@ -70,6 +70,12 @@ impl Head {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// Returns the whole buffer, in which only the first bytes are the frame's.
+    #[inline]
+    pub const fn array(&self) -> &[u8; HEAD_CAPACITY] {
+        &self.bytes
+    }
+
     /// Returns the whole buffer, to be filled and then given its length by [`Head::set_len`].
     #[inline]
     pub fn buffer(&mut self) -> &mut [u8; HEAD_CAPACITY] {

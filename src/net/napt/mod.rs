@@ -1,24 +1,66 @@
-//! A translator that is good enough to try a router with: UDP over IPv4, ports kept. It refuses nothing (RFC 3022).
+//! NAPT on frames (RFC 3022; RFC 4787, RFC 5382, RFC 5508 as updated by RFC 7857): guests leave by another network with the
+//! translator's address there, of IPv4 and of IPv6.
+//!
+//! # Theory of operation
+//!
+//! The translator is a router with a foot in each network. A frame of a flow that is known is rewritten in its head
+//! ([`Napt::translate`]) and its body never seen. What must be seen whole ([`Verdict::Whole`], `whole`) is copied: fragments, ICMP
+//! errors, control connections of FTP, what has options, what is for the translator itself, and whatever is to be answered.
+//!
+//! | idea | file |
+//! |---|---|
+//! | reading packets, strictly | `packet` |
+//! | flows, found from both sides | `table`, `key` |
+//! | ports outside, for guests' ports | `mapping` |
+//! | who may begin a flow, refresh, hairpin | `translator` |
+//! | headers and checksums | `rewrite` |
+//! | states of TCP, ends of flows | `tcp_state`, `expiry` |
+//! | fragments, ICMP errors, FTP, port forwards | `fragments`, `icmp`, `ftp`, `forward` |
+//! | addresses and neighbours outside | `outside` |
+//!
+//! Never passed on: group, link-local, loopback and reserved addresses on either side; what guests send from addresses that are not
+//! the inside's; anything to or from the inside's own subnet or a closed one that comes by the wrong side.
+//! One address outside and a family: when it changes, all flows of the family are over.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use self::outside::OutsideInterface;
+use self::packet::Packet;
+use self::shared::Shared;
+use self::translator::{Arrival, Outcome, Translator};
+use self::whole::Parked;
 use crate::net::Now;
-use crate::net::drops::DropReason;
+use crate::net::drops::{DropReason, Drops};
 use crate::net::frame::{Head, Parsed};
-use crate::net::gateway::Claim;
 use crate::net::inside::Inside;
 use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
 use crate::net::nat::{self, FlowRow, Protocol, View};
-use crate::wire::be16;
-use crate::wire::checksum::checksum;
-use crate::wire::ethernet::{ETHERTYPE_IPV4, MacAddr};
-use crate::wire::ipv4::PROTOCOL_UDP;
+use crate::net::vlan::Tag;
+use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::virtio_net::VirtioNetHeader;
 
+mod expiry;
+mod forward;
+mod fragments;
+mod ftp;
+mod icmp;
+mod key;
+mod mapping;
 pub mod outside;
+mod packet;
+mod rewrite;
+mod shared;
+mod table;
+mod tcp_state;
+#[cfg(test)]
+mod tests;
+mod translator;
+mod whole;
+
+/// The port of a DHCP client, which is the translator's own (RFC 2131), and that of a DHCPv6 client (RFC 9915).
+const DHCP_CLIENT: u16 = 68;
+const DHCP6_CLIENT: u16 = 546;
 
 /// A side of a translator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +73,7 @@ pub enum Side {
 
 impl Side {
     /// The other side.
+    #[inline]
     pub const fn other(self) -> Self {
         match self {
             Self::Inside => Self::Outside,
@@ -64,14 +107,17 @@ pub struct Routed {
 /// A translator.
 #[derive(Debug)]
 pub struct Napt {
-    gateways: nat::Gateways,
-    inside_mac: MacAddr,
-    outside: OutsideInterface,
-    guests: BTreeMap<u16, (Ipv4Addr, MacAddr)>,
+    v4: Translator<Ipv4Addr>,
+    v6: Translator<Ipv6Addr>,
+    shared: Shared,
+    /// Frames that wait for the hardware address of their next hop.
+    parked: Parked,
+    /// What was dropped of what was seen whole.
+    drops: Drops,
 }
 
 impl Napt {
-    /// Begins without flows.
+    /// Begins without flows. The forwards of `spec` that cannot be are told of by [`Napt::advisories`].
     pub fn new(
         spec: &nat::Spec,
         inside_mac: MacAddr,
@@ -79,162 +125,293 @@ impl Napt {
         seed: u64,
         now: Now,
     ) -> Self {
-        Self {
-            gateways: spec.gateways.clone(),
-            inside_mac,
-            outside: OutsideInterface::new(outside, seed, now.instant),
-            guests: BTreeMap::new(),
+        let interface = OutsideInterface::new(outside, seed.rotate_left(32), now.instant);
+        let macs = [inside_mac, outside.mac];
+        let mut shared = Shared::new(spec.clone(), macs, interface, seed, now);
+        let mut napt = Self {
+            v4: Translator::new(&mut shared, &outside.ports),
+            v6: Translator::new(&mut shared, &outside.ports),
+            shared,
+            parked: Parked::default(),
+            drops: Drops::default(),
+        };
+        for (v6, port) in [(false, DHCP_CLIENT), (true, DHCP6_CLIENT)] {
+            napt.reserve(Protocol::Udp, v6, port..=port, true);
         }
+        for forward in &spec.forwards {
+            if let Err(error) = napt.add_forward(forward.clone(), &Inside::default()) {
+                napt.shared.faults.push(error.to_string());
+            }
+        }
+        napt.refresh();
+        napt
     }
 
     /// Says how large packets may be on both sides.
-    pub const fn set_mtu(&mut self, _inside: u16, outside: u16) {
-        self.outside.set_mtu(outside);
+    pub fn set_mtu(&mut self, inside: u16, outside: u16) {
+        self.shared.mtus[Side::Inside as usize] = usize::from(inside);
+        self.shared.outside.set_mtu(outside);
+        self.refresh();
     }
 
-    /// Looks for what [`Napt::translate`] will need.
-    pub fn prefetch(&self, _side: Side, _head: &Head, _parsed: &Parsed) {}
+    /// Has what [`Napt::translate`] will need brought nearer. To be called for a whole burst first.
+    #[inline]
+    pub fn prefetch(&self, side: Side, head: &Head, parsed: &Parsed) {
+        if parsed.ethertype == ETHERTYPE_IPV4 {
+            if let Some(packet) = Packet::<Ipv4Addr>::plain(head) {
+                self.v4.table.prefetch(side, &packet.ends(side));
+            }
+        } else if parsed.ethertype == ETHERTYPE_IPV6
+            && let Some(packet) = Packet::<Ipv6Addr>::plain(head)
+        {
+            self.v6.table.prefetch(side, &packet.ends(side));
+        }
+    }
 
     /// Translates a frame by its head.
+    #[inline]
     pub fn translate(
         &mut self,
         side: Side,
         head: &mut Head,
         parsed: &Parsed,
-        _inside: &Inside,
-        _now: Instant,
+        inside: &Inside,
+        now: Instant,
     ) -> Verdict {
-        self.rewrite(side, head, parsed).unwrap_or(Verdict::Whole)
-    }
-
-    fn rewrite(&mut self, side: Side, head: &mut Head, parsed: &Parsed) -> Option<Verdict> {
-        let at = parsed.payload_at();
-        let packet = head.bytes().get(at..at + 28)?;
-        if parsed.ethertype != ETHERTYPE_IPV4 || packet[0] != 0x45 || packet[9] != PROTOCOL_UDP {
-            return None;
-        }
-        let ip = |at: usize| -> Ipv4Addr {
-            [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]].into()
+        self.shared.set_now(now);
+        let arrival = Arrival {
+            side,
+            mac: parsed.src,
+            inside,
+            turned: false,
+            whole: false,
+            controlled: false,
         };
-        let (src, dst) = (ip(12), ip(16));
-        let (src_port, dst_port) = (be16(packet, 20)?, be16(packet, 22)?);
-        let own = self.outside.v4()?;
-        if side == Side::Inside && !self.gateways.is_inside(src.into()) {
-            return Some(Verdict::Drop(DropReason::ForgedSource));
+        let ours = parsed.dst == self.shared.macs[side as usize] && parsed.tag == Tag::Untagged;
+        if ours && parsed.ethertype == ETHERTYPE_IPV4 {
+            if let Some(packet) = Packet::<Ipv4Addr>::plain(head) {
+                let shared = &mut self.shared;
+                let outcome = self.v4.pass(&arrival, head.buffer(), &packet, shared);
+                return outcome.verdict();
+            }
+        } else if ours
+            && parsed.ethertype == ETHERTYPE_IPV6
+            && let Some(packet) = Packet::<Ipv6Addr>::plain(head)
+        {
+            let shared = &mut self.shared;
+            let outcome = self.v6.pass(&arrival, head.buffer(), &packet, shared);
+            return outcome.verdict();
         }
-        let (verdict, ip_at, new, mac, from) = match side {
-            Side::Inside if dst == own => {
-                let (guest, mac) = *self.guests.get(&dst_port)?;
-                (Verdict::Back, 16, guest, mac, self.inside_mac)
-            }
-            Side::Inside => {
-                self.guests.insert(src_port, (src, parsed.src));
-                let mac = self.outside.mac_for(dst.into())?;
-                (Verdict::Forward, 12, own, mac, self.outside.mac())
-            }
-            Side::Outside if dst == own => {
-                let (guest, mac) = *self.guests.get(&dst_port)?;
-                (Verdict::Forward, 16, guest, mac, self.inside_mac)
-            }
-            Side::Outside => return None,
-        };
-        let bytes = head.buffer();
-        bytes[..6].copy_from_slice(&mac.0);
-        bytes[6..12].copy_from_slice(&from.0);
-        bytes[at + ip_at..at + ip_at + 4].copy_from_slice(&new.octets());
-        bytes[at + 10..at + 12].fill(0);
-        bytes[at + 26..at + 28].fill(0);
-        let sum = checksum(&bytes[at..at + 20]);
-        bytes[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
-        Some(verdict)
+        self.sort(side, parsed)
     }
 
-    /// Handles a frame that must be seen whole.
-    pub fn handle_frame(
-        &mut self,
-        side: Side,
-        bytes: &[u8],
-        _header: VirtioNetHeader,
-        _inside: &Inside,
-        now: Now,
-        out: &mut Routed,
-    ) {
-        let mut frames = Vec::new();
-        match side {
-            Side::Outside => {
-                let _: Claim = self.outside.handle_frame(bytes, now.instant, &mut frames);
-            }
-            Side::Inside => {
-                if let Some(dst) = bytes.get(30..34) {
-                    let dst = IpAddr::from([dst[0], dst[1], dst[2], dst[3]]);
-                    self.outside.ask(dst, now.instant, &mut frames);
-                }
-            }
+    /// Decides whether a frame that is not passed on by its head is worth to be seen whole.
+    #[cold]
+    fn sort(&self, side: Side, parsed: &Parsed) -> Verdict {
+        let ip = matches!(parsed.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6);
+        let ours = parsed.dst == self.shared.macs[side as usize];
+        // Outside the translator is a station: it has neighbours, and speaks DHCP.
+        let asked = side == Side::Outside && (ours || parsed.dst.is_group());
+        if parsed.tag == Tag::Untagged
+            && (ours && ip || asked && (ip || parsed.ethertype == ETHERTYPE_ARP))
+        {
+            Verdict::Whole
+        } else {
+            Verdict::Drop(DropReason::Unreachable)
         }
-        Self::send(frames, out);
     }
 
-    fn send(frames: Vec<Vec<u8>>, out: &mut Routed) {
-        let outside = |frame| (Side::Outside, frame, VirtioNetHeader::default());
-        out.frames.extend(frames.into_iter().map(outside));
+    /// Takes in the addresses and the MTU of the interface outside.
+    fn refresh(&mut self) {
+        let shared = &mut self.shared;
+        shared.mtus[Side::Outside as usize] = usize::from(shared.outside.mtu());
+        let (v4, v6) = (shared.outside.v4(), shared.outside.v6());
+        self.v4.set_own(v4, shared);
+        self.v6.set_own(v6, shared);
     }
 
     /// The next time at which `handle_timeout` has work to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.outside.poll_timeout()
+        if !self.shared.events.is_empty() {
+            return Some(self.shared.now());
+        }
+        let seconds = [
+            self.v4.next_second(),
+            self.v6.next_second(),
+            self.parked.next_second(),
+        ];
+        let second = seconds.into_iter().flatten().min();
+        let second = second.and_then(|second| self.shared.instant(second));
+        second
+            .into_iter()
+            .chain(self.shared.outside.poll_timeout())
+            .min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Routed) {
+        self.shared.set_now(now.instant);
         let mut frames = Vec::new();
-        self.outside.handle_timeout(now.instant, &mut frames);
-        Self::send(frames, out);
+        self.shared.outside.handle_timeout(now.instant, &mut frames);
+        send(frames, Side::Outside, out);
+        self.refresh();
+        self.v4.handle_timeout(&mut self.shared);
+        self.v6.handle_timeout(&mut self.shared);
+        self.parked.expire(self.shared.second());
+        out.events.append(&mut self.shared.events);
     }
 
-    /// Gives back what was lent outside.
+    /// Gives back what was lent outside, and ends all flows.
     pub fn shutdown(&mut self, now: Now, out: &mut Routed) {
+        self.shared.set_now(now.instant);
         let mut frames = Vec::new();
-        self.outside.shutdown(now.instant, &mut frames);
-        Self::send(frames, out);
+        self.shared.outside.shutdown(now.instant, &mut frames);
+        send(frames, Side::Outside, out);
+        self.v4.set_own(None, &mut self.shared);
+        self.v6.set_own(None, &mut self.shared);
+        out.events.append(&mut self.shared.events);
+    }
+
+    /// Its addresses outside.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let (v4, v6) = (self.shared.outside.v4(), self.shared.outside.v6());
+        let v6 = v6.map(IpAddr::V6);
+        v4.map(IpAddr::V4).into_iter().chain(v6).collect()
     }
 
     /// The translator at a glance.
-    pub fn view(&self, _inside: &Inside) -> View {
+    pub fn view(&self, inside: &Inside) -> View {
+        let outside = self.addresses();
         View {
-            outside: self.outside.v4().map(IpAddr::from).into_iter().collect(),
-            ..View::default()
+            flows: self.shared.flows,
+            created: self.shared.created,
+            refused: self.shared.quota.refused(),
+            sent: self.shared.sent,
+            received: self.shared.received,
+            forwards: self.shared.forwards.rows(&outside, inside),
+            outside,
         }
     }
 
     /// Its flows.
-    pub fn flows(&self, _now: Instant) -> Vec<FlowRow> {
-        Vec::new()
+    pub fn flows(&self, now: Instant) -> Vec<FlowRow> {
+        let second = self.shared.second_of(now);
+        let mut rows = self.v4.rows(&self.shared, second);
+        rows.extend(self.v6.rows(&self.shared, second));
+        rows
     }
 
-    /// Forwards a port.
+    /// What was dropped of the frames that were seen whole.
+    pub const fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    fn reserve(
+        &mut self,
+        protocol: Protocol,
+        v6: bool,
+        ports: std::ops::RangeInclusive<u16>,
+        reserved: bool,
+    ) {
+        if v6 {
+            self.v6.mappings.reserve(protocol, ports, reserved);
+        } else {
+            self.v4.mappings.reserve(protocol, ports, reserved);
+        }
+    }
+
+    /// Forwards a port, from now on; flows of guests that were mapped to it stay. Port 0 has one picked.
     ///
     /// # Errors
     ///
-    /// It never does.
+    /// It makes no sense, or another forward or the translator itself has the port.
     pub fn add_forward(
         &mut self,
-        _forward: Forward,
-        _inside: &Inside,
+        mut forward: Forward,
+        inside: &Inside,
     ) -> Result<ForwardRow, ForwardError> {
-        Err(ForwardError::Other {
-            protocol: _forward.protocol.name(),
-            listen: SocketAddr::new(_forward.ip, _forward.first),
-            reason: String::new(),
-        })
+        let (protocol, v6) = (forward.protocol, forward.ip.is_ipv6());
+        let failed = |listen, by: &str| ForwardError::Taken {
+            protocol: protocol.name(),
+            listen,
+            by: by.to_owned(),
+        };
+        if forward.first == 0 {
+            let random = &mut self.shared.random;
+            let spare = if v6 {
+                self.v6.mappings.spare(protocol, random)
+            } else {
+                self.v4.mappings.spare(protocol, random)
+            };
+            let listen = SocketAddr::new(forward.ip, 0);
+            forward.first = spare.ok_or_else(|| failed(listen, "guests have all"))?;
+            forward.last = forward.first;
+        }
+        let own = if v6 { DHCP6_CLIENT } else { DHCP_CLIENT };
+        if protocol == Protocol::Udp && (forward.first..=forward.last).contains(&own) {
+            let listen = SocketAddr::new(forward.ip, own);
+            return Err(failed(listen, "the translator's own DHCP client has it"));
+        }
+        let ports = forward.first..=forward.last;
+        let number = self.shared.forwards.add(forward)?;
+        self.reserve(protocol, v6, ports, true);
+        let row = self.shared.forwards.row(number, &self.addresses(), inside);
+        Ok(row.expect("it was just added"))
     }
 
-    /// Forwards a port no more.
-    pub fn remove_forward(&mut self, _protocol: Protocol, _listen: SocketAddr) -> bool {
-        false
+    /// Forwards a port no more; flows that came by it stay. Tells whether it was forwarded.
+    pub fn remove_forward(&mut self, protocol: Protocol, listen: SocketAddr) -> bool {
+        let removed = self.shared.forwards.remove(protocol, listen);
+        if let Some(forward) = &removed {
+            let ports = forward.first..=forward.last;
+            self.reserve(protocol, listen.is_ipv6(), ports, false);
+        }
+        removed.is_some()
     }
 
-    /// What an operator should know.
+    /// What an operator should know, one sentence each.
     pub fn advisories(&self, now: Instant) -> Vec<String> {
-        self.outside.advisories(now)
+        let shared = &self.shared;
+        let mut advisories = shared.outside.advisories(now);
+        advisories.extend(shared.faults.iter().cloned());
+        advisories.extend(shared.quota.advisories());
+        if shared.portless > 0 {
+            advisories.push(format!(
+                "{} flows were refused because no port outside was free; widen the range of ports",
+                shared.portless
+            ));
+        }
+        if shared.events_lost > 0 {
+            advisories.push(format!(
+                "{} lines of the connection log were lost, since more came at once than can wait",
+                shared.events_lost
+            ));
+        }
+        advisories
     }
+}
+
+impl Outcome {
+    /// What becomes of a frame of which only the head is there.
+    #[inline]
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::Passed(verdict) => verdict,
+            Self::Dropped(reason) => Verdict::Drop(reason),
+            Self::Expired
+            | Self::TooBig(_)
+            | Self::AskOutside(_)
+            | Self::AskInside(_)
+            | Self::Control(_)
+            | Self::Echo
+            | Self::Stray => Verdict::Whole,
+        }
+    }
+}
+
+/// Sends frames of the translator's own.
+fn send(frames: Vec<Vec<u8>>, side: Side, out: &mut Routed) {
+    let frames = frames.into_iter();
+    let frames = frames.map(|frame| (side, frame, VirtioNetHeader::default()));
+    out.frames.extend(frames);
 }

@@ -1,0 +1,666 @@
+//! The translator of one family: frames to flows, flows to frames.
+//!
+//! # Theory of operation
+//!
+//! A frame's packet is looked up among the flows of its side and rewritten in place. Most frames are of a flow
+//! where nothing has changed, and do no more than that. What is out of the ordinary (a second has passed since the last frame, TCP flags, a
+//! hop limit that is at its end, a packet that is too large) goes through `attend`; what belongs to no flow through
+//! `begin`, which opens one or says why not.
+//!
+//! *Hairpin* (RFC 4787, REQ-9; RFC 5382, REQ-8; RFC 5508, REQ-7): a guest that talks with the translator's own address has a
+//! flow as with any other remote. Its frames are translated as if they left, and then once more as if they came back. So filters,
+//! forwards and states need not know of it, and the other guest sees the address outside.
+//!
+//! *Refresh*: every frame of the guest refreshes its flow (RFC 4787, REQ-6). A frame from outside does only where the guest has
+//! sent in this flow, or the flow came by a port forward: with a filter that lets strangers in, a stranger alone
+//! does not keep a mapping alive.
+//!
+//! *Unsolicited* TCP segments and datagrams are dropped and nothing is answered (RFC 5382, REQ-4a: a reset or an error would
+//! tell a scanner what is there, and break a simultaneous open). ICMP errors change no state (REQ-10).
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::net::drops::DropReason;
+use crate::net::inside::Inside;
+use crate::net::napt::expiry::Wheel;
+use crate::net::napt::fragments::Fragments;
+use crate::net::napt::ftp::Control;
+use crate::net::napt::key::{Address, Ends, Hasher};
+use crate::net::napt::mapping::Mappings;
+use crate::net::napt::packet::Packet;
+use crate::net::napt::rewrite::{Delta, Rewrite};
+use crate::net::napt::shared::Shared;
+use crate::net::napt::table::{Cold, Flow, Marks, Table};
+use crate::net::napt::tcp_state::{ACK, RST, SYN, State};
+use crate::net::napt::{Side, Verdict};
+use crate::net::nat::{self, Filtering, FlowRow, Originator, Protocol};
+use crate::wire::ethernet::MacAddr;
+
+/// How many flows are looked at for their end in one go.
+const EXPIRIES: usize = 4096;
+/// The port of FTP's control connection.
+const FTP: u16 = 21;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Outcome {
+    /// Its frame was rewritten.
+    Passed(Verdict),
+    /// It has passed as many routers as it may.
+    Expired,
+    /// It is larger than packets may be on the other side.
+    TooBig(usize),
+    /// The hardware address of the next hop to this address outside is not known.
+    AskOutside(IpAddr),
+    /// The hardware address of this guest is not known.
+    AskInside(IpAddr),
+    /// It is of a control connection of FTP.
+    Control(u32),
+    /// It is an echo request for the translator itself.
+    Echo,
+    /// It is not for the translator.
+    Stray,
+    /// It is dropped.
+    Dropped(DropReason),
+}
+
+/// How a frame came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival<'a> {
+    pub(super) side: Side,
+    /// Who sent it.
+    pub(super) mac: MacAddr,
+    pub(super) inside: &'a Inside,
+    /// Whether it came from inside and was turned round.
+    pub(super) turned: bool,
+    /// Whether all of it is there, and it can be cut.
+    pub(super) whole: bool,
+    /// Whether a control connection of FTP was looked at already.
+    pub(super) controlled: bool,
+}
+
+impl Arrival<'_> {
+    /// The verdict on a frame that passes.
+    const fn verdict(&self) -> Verdict {
+        if self.turned {
+            Verdict::Back
+        } else {
+            Verdict::Forward
+        }
+    }
+}
+
+/// The translator of one family.
+#[derive(Debug)]
+pub(super) struct Translator<A> {
+    /// Its address outside; unspecified while there is none.
+    pub(super) own: A,
+    pub(super) table: Table<A>,
+    pub(super) mappings: Mappings<A>,
+    pub(super) control: Control<A>,
+    pub(super) fragments: Fragments<A>,
+    wheel: Wheel,
+}
+
+/// A flow that is to begin.
+struct Opening<A> {
+    guest: (A, u16),
+    remote: (A, u16),
+    port: u16,
+    mac: MacAddr,
+    next_hop: MacAddr,
+    marks: Marks,
+    mapping: Option<u32>,
+    target: Option<(u32, usize)>,
+}
+
+impl<A: Address> Translator<A> {
+    /// Begins without flows and without an address.
+    pub(super) fn new(shared: &mut Shared, ports: &RangeInclusive<u16>) -> Self {
+        let seed = shared.random.next();
+        Self {
+            own: A::UNSPECIFIED,
+            table: Table::new(shared.spec.limits.flows, Hasher::new(seed)),
+            mappings: Mappings::new(ports, shared.random.next()),
+            control: Control::new(),
+            fragments: Fragments::new(),
+            wheel: Wheel::new(),
+        }
+    }
+
+    /// Passes a packet on, whose headers are in `bytes`.
+    #[inline(always)]
+    pub(super) fn pass(
+        &mut self,
+        arrival: &Arrival<'_>,
+        bytes: &mut [u8],
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Outcome {
+        let side = arrival.side;
+        if side == Side::Outside && packet.dst != self.own {
+            return Outcome::Stray;
+        }
+        let number = match self.table.find(side, &packet.ends(side)) {
+            Some(number) => number,
+            None => match self.begin(arrival, packet, shared) {
+                Ok(number) => number,
+                Err(outcome) => return outcome,
+            },
+        };
+        let Some(flow) = self.table.flow(number) else {
+            return Outcome::Dropped(DropReason::NatFiltered);
+        };
+        let settled = packet.protocol != Protocol::Tcp || flow.state.is_settled(packet.flags);
+        let usual = settled
+            && flow.seen == shared.second()
+            && packet.ttl > 1
+            && packet.size <= shared.mtu(side.other())
+            && !flow.marks.is_special()
+            && (side == Side::Outside || flow.mac == arrival.mac);
+        if !usual && let Some(outcome) = self.attend(number, arrival, bytes, packet, shared) {
+            return outcome;
+        }
+        let own = self.own;
+        let Some(flow) = self.table.flow_mut(number) else {
+            return Outcome::Dropped(DropReason::NatFiltered);
+        };
+        count(flow, side, packet.payload, shared);
+        rewrite(flow, own, arrival, packet, shared).apply(bytes, packet.at);
+        Outcome::Passed(arrival.verdict())
+    }
+
+    /// Does what is out of the ordinary; `None` where the packet can be passed on then.
+    #[cold]
+    #[inline(never)]
+    fn attend(
+        &mut self,
+        number: u32,
+        arrival: &Arrival<'_>,
+        bytes: &mut [u8],
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Option<Outcome> {
+        let side = arrival.side;
+        let flow = self.table.flow_mut(number)?;
+        let hairpin = side == Side::Inside && flow.marks.has(Marks::HAIRPIN);
+        if packet.ttl <= 1 && !arrival.turned {
+            return Some(Outcome::Expired);
+        }
+        let mtu = shared.mtu(side.other());
+        if packet.size > mtu && (packet.dont_fragment || !arrival.whole) {
+            return Some(Outcome::TooBig(mtu));
+        }
+        if side == Side::Inside && flow.mac != arrival.mac {
+            let known = arrival.inside.mac_of(packet.src.into());
+            if known.is_some_and(|known| known != arrival.mac) {
+                return Some(Outcome::Dropped(DropReason::ForgedSource));
+            }
+            if !shared.quota.take(arrival.mac) {
+                return Some(Outcome::Dropped(DropReason::NatLimit));
+            }
+            shared.quota.give(flow.mac);
+            flow.mac = arrival.mac;
+        }
+        if flow.marks.has(Marks::FTP) && !arrival.controlled {
+            return Some(Outcome::Control(number));
+        }
+        if side == Side::Inside && !hairpin {
+            let remote = flow.remote.into();
+            match shared.outside.mac_for(remote) {
+                Some(mac) => flow.next_hop = mac,
+                None => return Some(Outcome::AskOutside(remote)),
+            }
+        }
+        if side == Side::Inside {
+            flow.marks = flow.marks.with(Marks::CONFIRMED);
+        }
+        if flow.marks.has(Marks::CONFIRMED) {
+            flow.seen = shared.second();
+        }
+        if packet.protocol == Protocol::Tcp {
+            let was = flow.state.is_established();
+            let originator = (side == Side::Inside) != flow.marks.has(Marks::FORWARD);
+            flow.state.note(originator, packet.flags);
+            if was && !flow.state.is_established() {
+                self.wheel.arm_sooner(number, shared.end(flow));
+            }
+        }
+        if hairpin {
+            return Some(self.turn(number, arrival, bytes, packet, shared));
+        }
+        None
+    }
+
+    /// Passes a packet on that goes back inside.
+    fn turn(
+        &mut self,
+        number: u32,
+        arrival: &Arrival<'_>,
+        bytes: &mut [u8],
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Outcome {
+        let own = self.own;
+        let Some(flow) = self.table.flow_mut(number) else {
+            return Outcome::Dropped(DropReason::NatFiltered);
+        };
+        // What must be seen whole after all must not have been changed.
+        let mut head = [0; 128];
+        let len = bytes.len().min(head.len());
+        head[..len].copy_from_slice(&bytes[..len]);
+        count(flow, Side::Inside, packet.payload, shared);
+        let mut turned = *packet;
+        turned.src = own;
+        turned.src_port = flow.port;
+        rewrite(flow, own, arrival, packet, shared).apply(bytes, packet.at);
+        let arrival = Arrival {
+            side: Side::Outside,
+            turned: true,
+            ..*arrival
+        };
+        let outcome = self.pass(&arrival, bytes, &turned, shared);
+        if !matches!(outcome, Outcome::Passed(_)) {
+            bytes[..len].copy_from_slice(&head[..len]);
+        }
+        outcome
+    }
+
+    /// Opens a flow for a packet that belongs to none.
+    #[cold]
+    #[inline(never)]
+    fn begin(
+        &mut self,
+        arrival: &Arrival<'_>,
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Result<u32, Outcome> {
+        let drop = |reason| Err(Outcome::Dropped(reason));
+        if self.own == A::UNSPECIFIED {
+            return drop(DropReason::Unreachable);
+        }
+        let ports = packet.src_port != 0 && packet.dst_port != 0;
+        if packet.protocol != Protocol::Icmp && !ports {
+            return drop(DropReason::BadPacket);
+        }
+        if packet.ttl <= 1 && packet.dst != self.own {
+            return Err(Outcome::Expired);
+        }
+        match arrival.side {
+            Side::Inside => self.begin_inside(arrival, packet, shared),
+            Side::Outside => self.begin_outside(arrival, packet, shared),
+        }
+    }
+
+    fn begin_inside(
+        &mut self,
+        arrival: &Arrival<'_>,
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Result<u32, Outcome> {
+        let drop = |reason| Err(Outcome::Dropped(reason));
+        let (src, dst) = (packet.src.into(), packet.dst.into());
+        if !shared.is_guest(src) || !packet.src.is_routable() || !arrival.mac.is_station() {
+            return drop(DropReason::ForgedSource);
+        }
+        if !packet.dst.is_routable() || shared.is_closed(dst) && packet.dst != self.own {
+            return drop(DropReason::Unreachable);
+        }
+        let begins = match packet.protocol {
+            Protocol::Udp => true,
+            // A connection that was there before the translator goes on, if its port is free.
+            Protocol::Tcp => packet.flags & RST == 0 && packet.flags & (SYN | ACK) != SYN | ACK,
+            // The one who asks has the identifier for a port.
+            Protocol::Icmp => packet.dst_port == 0 && is_request(packet),
+        };
+        if !begins {
+            return drop(DropReason::NatFiltered);
+        }
+        let hairpin = packet.dst == self.own;
+        let mut marks = Marks::CONFIRMED;
+        let mut next_hop = MacAddr::ZERO;
+        if hairpin {
+            if packet.protocol == Protocol::Icmp {
+                return Err(Outcome::Echo);
+            }
+            let (protocol, port) = (packet.protocol, packet.dst_port);
+            let mapped = self.mappings.by_port(protocol, port).is_some();
+            if !mapped && shared.forwards.find(protocol, dst, port).is_none() {
+                return drop(DropReason::NatFiltered);
+            }
+            marks = marks.with(Marks::HAIRPIN);
+        } else {
+            next_hop = shared
+                .outside
+                .mac_for(dst)
+                .ok_or(Outcome::AskOutside(dst))?;
+        }
+        if shared.spec.ftp && packet.protocol == Protocol::Tcp && packet.dst_port == FTP {
+            marks = marks.with(Marks::FTP);
+        }
+        if !shared.quota.take(arrival.mac) {
+            return drop(DropReason::NatLimit);
+        }
+        let guest = (packet.src, packet.src_port);
+        let random = &mut shared.random;
+        let acquired = self
+            .mappings
+            .acquire(guest.0, guest.1, packet.protocol, random);
+        let Some((mapping, port)) = acquired else {
+            shared.quota.give(arrival.mac);
+            shared.quota.note_refused();
+            shared.portless += 1;
+            return drop(DropReason::NatLimit);
+        };
+        let opening = Opening {
+            guest,
+            remote: (packet.dst, packet.dst_port),
+            port,
+            mac: arrival.mac,
+            next_hop,
+            marks,
+            mapping: Some(mapping),
+            target: None,
+        };
+        self.open(opening, packet.protocol, shared)
+    }
+
+    fn begin_outside(
+        &mut self,
+        arrival: &Arrival<'_>,
+        packet: &Packet<A>,
+        shared: &mut Shared,
+    ) -> Result<u32, Outcome> {
+        let drop = |reason| Err(Outcome::Dropped(reason));
+        let (client, own) = (packet.src.into(), packet.dst.into());
+        let ours = packet.src == self.own;
+        if ours != arrival.turned
+            || !ours && (!packet.src.is_routable() || shared.is_closed(client))
+        {
+            return drop(DropReason::Unreachable);
+        }
+        let protocol = packet.protocol;
+        if protocol == Protocol::Icmp {
+            if is_request(packet) {
+                return Err(Outcome::Echo);
+            }
+            return drop(DropReason::NatFiltered);
+        }
+        if protocol == Protocol::Tcp && packet.flags & (SYN | ACK | RST) != SYN {
+            return drop(DropReason::NatFiltered);
+        }
+        let port = packet.dst_port;
+        let marks = Marks::FORWARD;
+        let (guest, marks, mapping, target) =
+            if let Some(forward) = shared.forwards.find(protocol, own, port) {
+                let picked = shared.forwards.pick(forward, port, client, arrival.inside);
+                let Some((place, target)) = picked else {
+                    return drop(DropReason::Unreachable);
+                };
+                let Some(ip) = A::of(target.ip()).filter(|ip| shared.is_guest((*ip).into())) else {
+                    return drop(DropReason::Unreachable);
+                };
+                let marks = marks.with(Marks::CONFIRMED);
+                ((ip, target.port()), marks, None, Some((forward, place)))
+            } else {
+                let Some(number) = self.mappings.by_port(protocol, port) else {
+                    return drop(DropReason::NatFiltered);
+                };
+                let expected = protocol == Protocol::Tcp
+                    && self.control.is_expected(port, packet.src, shared.second());
+                let passes = match shared.spec.filtering {
+                    Filtering::EndpointIndependent => true,
+                    Filtering::Address => self.mappings.has_contact(number, packet.src),
+                    Filtering::AddressAndPort => false,
+                };
+                let mapping = self.mappings.mapping(number);
+                let Some(mapping) = mapping.filter(|_| passes || expected) else {
+                    return drop(DropReason::NatFiltered);
+                };
+                let guest = (mapping.guest, mapping.guest_port);
+                (guest, marks, Some(number), None)
+            };
+        let ip = guest.0.into();
+        let mac = arrival.inside.mac_of(ip).ok_or(Outcome::AskInside(ip))?;
+        if !shared.quota.take(mac) {
+            return drop(DropReason::NatLimit);
+        }
+        if let Some(mapping) = mapping {
+            self.mappings.hold(mapping);
+        }
+        let opening = Opening {
+            guest,
+            remote: (packet.src, packet.src_port),
+            port,
+            mac,
+            next_hop: MacAddr::ZERO,
+            marks: if ours {
+                marks.with(Marks::HAIRPIN)
+            } else {
+                marks
+            },
+            mapping,
+            target,
+        };
+        self.open(opening, protocol, shared)
+    }
+
+    /// Adds a flow for which there is a share and a mapping.
+    fn open(
+        &mut self,
+        opening: Opening<A>,
+        protocol: Protocol,
+        shared: &mut Shared,
+    ) -> Result<u32, Outcome> {
+        let own = (self.own, opening.port);
+        let flow = Flow {
+            guest: opening.guest.0,
+            remote: opening.remote.0,
+            guest_port: opening.guest.1,
+            remote_port: opening.remote.1,
+            port: opening.port,
+            protocol,
+            state: State::default(),
+            mac: opening.mac,
+            next_hop: opening.next_hop,
+            marks: opening.marks,
+            delta: Delta::new(opening.guest, own, protocol),
+            seen: shared.second(),
+            sent: 0,
+            received: 0,
+        };
+        let cold = Cold {
+            created: shared.second(),
+            mapping: opening.mapping,
+            target: opening.target,
+        };
+        let end = shared.end(&flow);
+        let event = self.event(&flow, true);
+        let Some(number) = self.table.insert(flow, cold) else {
+            // Another flow has the same ends: a guest that talks from a port that is forwarded to it.
+            shared.quota.give(opening.mac);
+            shared.quota.note_refused();
+            if let Some(mapping) = opening.mapping {
+                self.mappings.release(mapping);
+            }
+            return Err(Outcome::Dropped(DropReason::NatLimit));
+        };
+        self.wheel.arm(number, end);
+        if let (Some(mapping), Filtering::Address) = (opening.mapping, shared.spec.filtering) {
+            self.mappings.note_contact(mapping, opening.remote.0);
+        }
+        if let Some((forward, place)) = opening.target {
+            shared.forwards.note(forward, place, true);
+        }
+        shared.flows[protocol as usize] += 1;
+        shared.created += 1;
+        shared.tell(event);
+        Ok(number)
+    }
+
+    fn close(&mut self, number: u32, shared: &mut Shared) {
+        self.wheel.disarm(number);
+        let Some((flow, cold)) = self.table.remove(number) else {
+            return;
+        };
+        if let Some(mapping) = cold.mapping {
+            if shared.spec.filtering == Filtering::Address {
+                self.mappings.forget_contact(mapping, flow.remote);
+            }
+            self.mappings.release(mapping);
+        }
+        if let Some((forward, place)) = cold.target {
+            shared.forwards.note(forward, place, false);
+        }
+        self.control.forget(number);
+        shared.quota.give(flow.mac);
+        shared.flows[flow.protocol as usize] -= 1;
+        shared.tell(self.event(&flow, false));
+    }
+
+    /// Takes an address, or none. With another address all flows are over.
+    pub(super) fn set_own(&mut self, own: Option<A>, shared: &mut Shared) {
+        let own = own.unwrap_or(A::UNSPECIFIED);
+        if own == self.own {
+            return;
+        }
+        let numbers: Vec<u32> = self.table.numbers().collect();
+        for number in numbers {
+            self.close(number, shared);
+        }
+        self.control.clear(&mut self.mappings);
+        self.fragments = Fragments::new();
+        self.own = own;
+    }
+
+    /// Ends what has been idle for too long.
+    pub(super) fn handle_timeout(&mut self, shared: &mut Shared) {
+        let now = shared.second();
+        for _ in 0..EXPIRIES {
+            let Some(number) = self.wheel.pop(now) else {
+                break;
+            };
+            let Some(flow) = self.table.flow(number) else {
+                continue;
+            };
+            let end = shared.end(flow);
+            if end <= now {
+                self.close(number, shared);
+            } else {
+                self.wheel.arm(number, end);
+            }
+        }
+        self.control.expire(now, &mut self.mappings);
+        self.fragments.expire(now);
+    }
+
+    /// The first second in which something may be over.
+    pub(super) fn next_second(&self) -> Option<u32> {
+        let seconds = [
+            self.wheel.next(),
+            self.control.next_second(),
+            self.fragments.next_second(),
+        ];
+        seconds.into_iter().flatten().min()
+    }
+
+    /// Returns the flow that a packet was of which somebody on `side` complains.
+    pub(super) fn find(&self, side: Side, ends: &Ends<A>) -> Option<&Flow<A>> {
+        self.table.flow(self.table.find(side, ends)?)
+    }
+
+    fn event(&self, flow: &Flow<A>, created: bool) -> nat::Event {
+        nat::Event {
+            created,
+            protocol: flow.protocol,
+            originator: originator(flow),
+            mac: Some(flow.mac),
+            inside: SocketAddr::new(flow.guest.into(), flow.guest_port),
+            outside: Some(SocketAddr::new(self.own.into(), flow.port)),
+            remote: Some(SocketAddr::new(flow.remote.into(), flow.remote_port)),
+            sent: flow.sent,
+            received: flow.received,
+        }
+    }
+
+    /// Returns the flows as they are shown.
+    pub(super) fn rows(&self, shared: &Shared, now: u32) -> Vec<FlowRow> {
+        let seconds = |span: u32| Duration::from_secs(u64::from(span));
+        let flows = self.table.numbers().filter_map(|number| {
+            let (flow, cold) = (self.table.flow(number)?, self.table.cold(number)?);
+            Some(FlowRow {
+                protocol: flow.protocol,
+                originator: originator(flow),
+                mac: Some(flow.mac),
+                inside: SocketAddr::new(flow.guest.into(), flow.guest_port),
+                outside: Some(SocketAddr::new(self.own.into(), flow.port)),
+                remote: Some(SocketAddr::new(flow.remote.into(), flow.remote_port)),
+                state: match flow.protocol {
+                    Protocol::Tcp => flow.state.name(),
+                    Protocol::Udp | Protocol::Icmp => "active",
+                },
+                age: seconds(now.saturating_sub(cold.created)),
+                idle: seconds(now.saturating_sub(flow.seen)),
+                expires: seconds(shared.end(flow).saturating_sub(now)),
+                sent: flow.sent,
+                received: flow.received,
+            })
+        });
+        flows.collect()
+    }
+}
+
+const fn originator<A>(flow: &Flow<A>) -> Originator {
+    if flow.marks.has(Marks::FORWARD) {
+        Originator::Forward
+    } else {
+        Originator::Guest
+    }
+}
+
+/// Whether an echo is a request: the one who asks has the identifier for a port, and 0 may be one.
+const fn is_request<A>(packet: &Packet<A>) -> bool {
+    packet.flags != 0
+}
+
+#[inline(always)]
+fn count<A>(flow: &mut Flow<A>, side: Side, payload: usize, shared: &mut Shared) {
+    let payload = payload as u64;
+    match side {
+        Side::Inside => {
+            flow.sent += payload;
+            shared.sent += payload;
+        }
+        Side::Outside => {
+            flow.received += payload;
+            shared.received += payload;
+        }
+    }
+}
+
+/// What a frame of a flow becomes.
+#[inline(always)]
+fn rewrite<A: Address>(
+    flow: &Flow<A>,
+    own: A,
+    arrival: &Arrival<'_>,
+    packet: &Packet<A>,
+    shared: &Shared,
+) -> Rewrite<A> {
+    let (address, port, mac) = match arrival.side {
+        Side::Inside => (own, flow.port, flow.next_hop),
+        Side::Outside => (flow.guest, flow.guest_port, flow.mac),
+    };
+    Rewrite {
+        side: arrival.side,
+        protocol: packet.protocol,
+        partial: packet.partial,
+        hop: !arrival.turned,
+        address,
+        port,
+        delta: flow.delta,
+        macs: (mac, shared.macs[arrival.side.other() as usize]),
+    }
+}
