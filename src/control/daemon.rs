@@ -20,6 +20,7 @@ use crate::control::directory::Directory;
 use crate::control::identity::Macs;
 use crate::control::journal::Leases;
 use crate::control::plan::Plan;
+use crate::control::prefixes::Prefixes;
 use crate::engine::{Durable, Engine};
 use crate::net::Now;
 use crate::ports::guest::Role;
@@ -56,11 +57,13 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     adopter.rest_all(now());
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
+    let prefixes = Prefixes::load(&plan).context(start)?;
+    prefixes.save(&plan).context(start)?;
     let leases = Leases::open(&plan.state_dir, SystemTime::now()).context(start)?;
     let control = plan.control_socket();
     let listen = || format!("cannot listen on the control socket {}", control.display());
     let mut socket = Socket::bind(&control).with_context(listen)?;
-    let spec = plan.spec(&macs, &leases.by_network());
+    let spec = plan.spec(&macs, &prefixes, &leases.by_network());
     let durable = Durable::new().context(start)?;
     let (sender, writer) = leases.start(durable.clone()).context(start)?;
     let engine = match Engine::start(spec, Box::new(sender), &durable) {

@@ -17,6 +17,7 @@ pub mod journal;
 pub mod manual;
 pub mod options;
 pub mod plan;
+pub mod prefixes;
 pub mod problem;
 pub mod render;
 pub mod section;

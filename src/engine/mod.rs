@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use self::nat::FlowLog;
 pub use self::uplinks::ChangeError;
 use self::uplinks::{NewUplink, OldUplink};
 use self::worker::{Command, Worker};
@@ -23,11 +24,12 @@ use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::team::view::TeamView;
 use crate::net::vlan::PrivateVlans;
-use crate::net::{dhcp, gateway as net_gateway, team};
+use crate::net::{dhcp, gateway as net_gateway, nat as net_nat, team};
 use crate::ports::{PortSpec, PortState, packet};
 use crate::wire::ethernet::MacAddr;
 
 mod gateway;
+mod nat;
 mod slot;
 mod snapshot;
 mod uplinks;
@@ -60,6 +62,19 @@ pub struct NetworkSpec {
     pub private_vlans: PrivateVlans,
     /// Whether multicast goes to those ports only that asked for it, where somebody queries them.
     pub snooping: bool,
+    /// What its translator is in the network that it leads to, where it leads to one.
+    pub outside: Option<OutsidePort>,
+}
+
+/// A port of a translator, in the network that it leads to.
+#[derive(Clone, Debug)]
+pub struct OutsidePort {
+    /// The network that it leads to.
+    pub network: String,
+    /// What that network's switch knows about it.
+    pub member: Member,
+    /// The port group's name, if it is in one.
+    pub port_group: Option<String>,
 }
 
 /// One port of a network.
@@ -101,6 +116,8 @@ pub struct NetworkSnapshot {
     pub team: Option<TeamView>,
     /// The multicast groups that somebody wants, by VLAN and group.
     pub groups: Vec<GroupRow>,
+    /// The translator, where the network is translated.
+    pub nat: Option<net_nat::View>,
 }
 
 /// One port at one moment.

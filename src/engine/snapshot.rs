@@ -83,6 +83,7 @@ impl Worker {
                     .collect(),
                 team: network.switch.team().map(|team| team.view(now.instant)),
                 groups: network.switch.group_rows(),
+                nat: None,
                 leases: slots()
                     .find_map(|slot| slot.port.gateway())
                     .map(|gateway| gateway.leases(now))

@@ -45,6 +45,22 @@ pub enum ChangeError {
     /// The kernel refuses to watch the adapter.
     #[error("cannot watch the uplink: {0}")]
     Watch(#[from] std::io::Error),
+    /// The network is not translated.
+    #[error("network {0:?} is not translated; port forwards are for NAT networks")]
+    NoNat(String),
+    /// The network has no such port forward.
+    #[error("network {network:?} has no forward on {protocol} {listen}")]
+    NoForward {
+        /// The network.
+        network: String,
+        /// TCP or UDP.
+        protocol: &'static str,
+        /// Where it would listen.
+        listen: std::net::SocketAddr,
+    },
+    /// The port cannot be had.
+    #[error("{0}")]
+    Forward(String),
     /// The worker is stuck.
     #[error("the worker does not answer; restart the daemon")]
     NoAnswer,
