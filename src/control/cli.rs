@@ -23,7 +23,7 @@ use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean, join};
 use crate::control::render::Drawing;
 use crate::control::show::topology::Topology;
-use crate::control::{daemon, directory, manual, render, show, uplinks};
+use crate::control::{daemon, directory, flows, forwards, manual, render, show, uplinks};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -95,6 +95,20 @@ enum Command {
         /// How to draw it
         #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
         format: Drawing,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Show what is translated: networks, port forwards, and the flows of guests
+    Nat {
+        #[command(flatten)]
+        filter: flows::Filter,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Show, add or remove port forwards while the daemon runs; what is in the file does not change
+    Forward {
+        #[command(subcommand)]
+        ask: forwards::Ask,
         #[command(flatten)]
         show: ShowArgs,
     },
@@ -241,6 +255,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let answer = client::post(&show.control_socket()?, ask.endpoint(), &ask)?;
             show.print_answer(&answer, ask.endpoint(), |team| ask.render(team))?;
         }
+        Command::Nat { filter, show } => {
+            show.print(&filter.endpoint(), render::nat::translation)?
+        }
+        Command::Forward { ask, show } => show.forward(&ask)?,
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -287,6 +305,19 @@ impl ShowArgs {
                 self.print_answer(&answer, endpoint, |adopted| ask.render(adopted))
             }
         }
+    }
+
+    fn forward(&self, ask: &forwards::Ask) -> anyhow::Result<()> {
+        let [list, add, remove] = forwards::ENDPOINTS;
+        let socket = self.control_socket()?;
+        let (endpoint, answer) = match ask {
+            forwards::Ask::List => (list, client::get(&socket, list)?),
+            forwards::Ask::Add(args) => (add, client::post(&socket, add, &args.request())?),
+            forwards::Ask::Remove(args) => {
+                (remove, client::post(&socket, remove, &args.request())?)
+            }
+        };
+        self.print_answer(&answer, endpoint, |rows: &Vec<_>| ask.render(rows))
     }
 
     fn topology(&self, network: Option<&str>, format: Drawing) -> anyhow::Result<()> {
@@ -642,6 +673,9 @@ mod tests {
             "VMLAN LEASES",
             "VMLAN ADOPT",
             "VMLAN UPLINK ADD",
+            "VMLAN NAT",
+            "VMLAN FORWARD ADD",
+            "--balance",
             "--standby",
             "--confirm",
             "--config",

@@ -55,10 +55,10 @@ impl Target {
     }
 }
 
-/// Plans the forwards of a network.
+/// Plans the forwards of a network; where it leads to may not be known.
 pub(super) fn plan(
     forwards: &[nat::Forward],
-    outside: &Outside,
+    outside: Option<&Outside>,
     inside: Inside<'_>,
     problems: &mut Problems,
 ) -> Vec<Forward> {
@@ -78,9 +78,10 @@ pub(super) fn plan(
     planned.flatten().collect()
 }
 
-fn one(
+/// Plans one forward, which is at `path`.
+pub(in crate::control) fn one(
     forward: &nat::Forward,
-    outside: &Outside,
+    outside: Option<&Outside>,
     inside: Inside<'_>,
     path: String,
     problems: &mut Problems,
@@ -105,8 +106,9 @@ fn one(
     let listen = forward.listen?;
     let key = join(&path, "listen");
     let addresses = match outside {
-        Outside::Host => on_host(listen, &key, problems),
-        Outside::Network(station) => on_station(listen, station, &targets, &key, problems),
+        None => listen.ip.into_iter().collect(),
+        Some(Outside::Host) => on_host(listen, &key, problems),
+        Some(Outside::Network(station)) => on_station(listen, station, &targets, &key, problems),
     };
     Some(Forward {
         protocol: forward.protocol,

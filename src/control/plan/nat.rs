@@ -76,7 +76,7 @@ impl Outside {
 
 /// What else is known of the network that is translated.
 #[derive(Clone, Copy)]
-pub(super) struct Inside<'a> {
+pub(in crate::control) struct Inside<'a> {
     /// Its name.
     pub(super) name: &'a str,
     /// Its path.
@@ -87,6 +87,19 @@ pub(super) struct Inside<'a> {
     pub(super) ipv6: Option<Ipv6>,
     /// The VMs of all networks.
     pub(super) vms: &'a [super::Vm],
+}
+
+impl<'a> Inside<'a> {
+    /// Returns what is known of a network that has been planned.
+    pub(in crate::control) fn of(network: &'a super::Network, vms: &'a [super::Vm]) -> Self {
+        Self {
+            name: &network.name,
+            path: "",
+            subnet: network.subnet,
+            ipv6: network.ipv6,
+            vms,
+        }
+    }
 }
 
 impl Nat {
@@ -100,13 +113,19 @@ impl Nat {
         let unsaid = nat::Nat::default();
         let typed = network.nat.as_ref().unwrap_or(&unsaid);
         let path = join(inside.path, "nat");
-        let outside = match typed.outside.as_deref() {
+        let (outside, is_known) = match typed.outside.as_deref() {
             None | Some(HOST) => {
                 host(typed, &path, problems);
-                Outside::Host
+                (Outside::Host, !problems.has(&join(&path, "outside")))
             }
-            Some(name) => Outside::Network(station(typed, name, inside, file, &path, problems)),
+            Some(name) => {
+                let network = outside(name, file, &join(&path, "outside"), problems);
+                let station = station(typed, name, network, inside, &path, problems);
+                (Outside::Network(station), network.is_some())
+            }
         };
+        // Nothing is concluded from an outside that is not there.
+        let known = is_known.then_some(&outside);
         let usual = Timeouts::default();
         let span = |span: Option<Span>, usual| span.map_or(usual, |Span(span)| span);
         let timeouts = Timeouts {
@@ -117,7 +136,7 @@ impl Nat {
             icmp: span(typed.timeouts.icmp, usual.icmp),
         };
         Self {
-            forwards: forward::plan(&network.forwards, &outside, inside, problems),
+            forwards: forward::plan(&network.forwards, known, inside, problems),
             outside,
             filtering: typed.filtering.unwrap_or_default(),
             timeouts,
@@ -158,12 +177,11 @@ fn host(typed: &nat::Nat, path: &str, problems: &mut Problems) {
 fn station(
     typed: &nat::Nat,
     name: &str,
+    outside: Option<&Network>,
     inside: Inside<'_>,
-    file: &File,
     path: &str,
     problems: &mut Problems,
 ) -> Station {
-    let outside = outside(name, file, &join(path, "outside"), problems);
     let port_group = typed.port_group.as_ref();
     if let (Some(group), Some(outside)) = (port_group, outside) {
         let key = join(path, "port_group");

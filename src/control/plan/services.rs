@@ -21,7 +21,7 @@ use crate::net::{address, dhcp, gateway, inside};
 use crate::wire::ethernet::MacAddr;
 
 /// What is there where the kernel has IPv6.
-const IPV6: &str = "/proc/self/net/if_inet6";
+pub(in crate::control) const IPV6: &str = "/proc/self/net/if_inet6";
 
 /// Returns the gateway of a network, if it has one, with the leases from before a restart.
 pub(super) fn gateway(
