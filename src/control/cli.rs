@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 done, 1 the request or the file is wrong, 2 usage (clap's own), 3 the daemon is not there.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,10 +19,10 @@ use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
 use crate::control::plan::Plan;
-use crate::control::problem::{Problem, Problems, did_you_mean, join};
+use crate::control::problem::{Problem, Problems, did_you_mean};
 use crate::control::render::Drawing;
 use crate::control::show::topology::Topology;
-use crate::control::{daemon, directory, flows, forwards, manual, render, show, uplinks};
+use crate::control::{daemon, directory, flows, forwards, host, manual, render, show, uplinks};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -207,7 +206,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let _logging = log(cli.verbose)?;
             let (name, file, mut problems) = source.read()?;
             let plan = planned(&file, &mut problems);
-            present(&plan, adapters(), &mut problems);
+            host::present(&plan, host::adapters(), &mut problems);
             let state_dir = plan.state_dir.clone();
             let plan =
                 fit(plan, &name, &problems).inspect_err(|_| daemon::give_back(&state_dir))?;
@@ -376,7 +375,7 @@ fn check(path: Option<&Path>, offline: bool, as_json: bool) -> anyhow::Result<Ex
     let (name, file, mut problems) = read(path)?;
     let plan = planned(&file, &mut problems);
     if !offline {
-        present(&plan, adapters(), &mut problems);
+        host::present(&plan, host::adapters(), &mut problems);
     }
     let (errors, warnings) = (problems.errors(), problems.warnings());
     if as_json {
@@ -399,38 +398,6 @@ fn check(path: Option<&Path>, offline: bool, as_json: bool) -> anyhow::Result<Ex
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Notes which uplinks are not among the adapters, unless they may come later; nothing where those are not known.
-fn present(plan: &Plan, adapters: Option<BTreeSet<String>>, problems: &mut Problems) {
-    let Some(adapters) = adapters else { return };
-    for (path, uplink) in plan.uplinks() {
-        if uplink.optional || adapters.contains(&uplink.name) {
-            continue;
-        }
-        let text = format!(
-            "this machine has no network adapter named {:?}; write optional = true in [{}] if it comes later{}",
-            uplink.name,
-            join("uplink", &uplink.name),
-            did_you_mean(&uplink.name, adapters.iter().map(String::as_str))
-        );
-        problems.error(path, text);
-    }
-}
-
-/// The network adapters of this process's namespace, which what is mounted at /sys need not show.
-fn adapters() -> Option<BTreeSet<String>> {
-    Some(listed_adapters(
-        &std::fs::read_to_string("/proc/self/net/dev").ok()?,
-    ))
-}
-
-/// Reads the names out of /proc/net/dev: after two lines of headings, each line begins with one and a colon.
-fn listed_adapters(text: &str) -> BTreeSet<String> {
-    text.lines()
-        .skip(2)
-        .filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned()))
-        .collect()
 }
 
 fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
@@ -653,14 +620,6 @@ mod tests {
         assert!(text(io::repeat(b' ').take(LONGEST)).is_ok());
         let error = text(io::repeat(0)).unwrap_err().to_string();
         assert!(error.starts_with("it has more than 16 MiB"), "{error}");
-    }
-
-    #[test]
-    fn the_adapters_are_those_of_the_list_without_its_headings() {
-        let text = "Inter-|   Receive\n face |bytes\n    lo:       8 0\neth0.10: 0 0\n";
-        let names = ["lo", "eth0.10"].map(str::to_owned);
-        assert_eq!(listed_adapters(text), BTreeSet::from(names));
-        assert!(adapters().is_none_or(|adapters| adapters.contains("lo")));
     }
 
     #[test]

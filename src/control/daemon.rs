@@ -82,7 +82,7 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
         }
     };
     let flow_writer = flow_log.map(|(log, writer)| {
-        engine.log_flows(log);
+        engine.log_flows(Box::new(log));
         writer
     });
     adopter.resume(&plan, now());

@@ -94,7 +94,7 @@ enum Message {
 
 /// Takes events from workers.
 #[derive(Debug)]
-struct Queue {
+pub struct Queue {
     messages: Sender<Message>,
     of: HashMap<String, (usize, Arc<str>)>,
     lost: Arc<Vec<AtomicU64>>,
@@ -146,12 +146,12 @@ impl Logs {
         Ok(logs)
     }
 
-    /// Starts to write; nothing is started where nothing is to be written.
+    /// Starts to write, and returns what takes events; nothing is started where nothing is to be written.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
-    pub fn start(self) -> Result<Option<(Box<dyn FlowLog>, Writer)>, LogError> {
+    pub fn start(self) -> Result<Option<(Queue, Writer)>, LogError> {
         if self.sinks.is_empty() {
             return Ok(None);
         }
@@ -177,7 +177,7 @@ impl Logs {
             thread,
             files,
         };
-        Ok(Some((Box::new(queue), writer)))
+        Ok(Some((queue, writer)))
     }
 
     fn run(mut self, messages: &Receiver<Message>, lost: &[AtomicU64]) {

@@ -1,4 +1,4 @@
-//! The host's own networks, which those of the daemon should not overlap.
+//! The host as it is: its adapters, some of which a plan names, and its networks, which those of the daemon should not overlap.
 //!
 //! Where they do, guests do not reach that network of the host, or the host does not reach its guests; nothing else is
 //! the worse for it. So this is told, and not refused.
@@ -24,6 +24,7 @@ use netlink_packet_route::route::{
 use crate::control::adopt::exchange::dump;
 use crate::control::adopt::host::ReadError;
 use crate::control::plan::{Network, Plan};
+use crate::control::problem::{Problems, did_you_mean, join};
 
 /// Routes to more than this are those to everywhere, whole or in halves and quarters.
 const WIDEST: u8 = 8;
@@ -150,11 +151,42 @@ pub fn clashes(plan: &Plan, nets: &[HostNet]) -> Vec<(String, String)> {
     clashes
 }
 
+/// Notes which uplinks are not among the adapters, unless they may come later; nothing where those are not known.
+pub fn present(plan: &Plan, adapters: Option<BTreeSet<String>>, problems: &mut Problems) {
+    let Some(adapters) = adapters else { return };
+    for (path, uplink) in plan.uplinks() {
+        if uplink.optional || adapters.contains(&uplink.name) {
+            continue;
+        }
+        let text = format!(
+            "this machine has no network adapter named {:?}; write optional = true in [{}] if it comes later{}",
+            uplink.name,
+            join("uplink", &uplink.name),
+            did_you_mean(&uplink.name, adapters.iter().map(String::as_str))
+        );
+        problems.error(path, text);
+    }
+}
+
+/// The network adapters of this process's namespace, which what is mounted at /sys need not show.
+pub fn adapters() -> Option<BTreeSet<String>> {
+    Some(listed_adapters(
+        &std::fs::read_to_string("/proc/self/net/dev").ok()?,
+    ))
+}
+
+/// Reads the names out of /proc/net/dev: after two lines of headings, each line begins with one and a colon.
+fn listed_adapters(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::config::File;
-    use crate::control::problem::Problems;
     use std::path::Path;
 
     fn told(networks: &str, nets: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -199,5 +231,13 @@ mod tests {
     fn the_networks_of_this_host_can_be_read() {
         let nets = read().unwrap();
         assert!(nets.iter().all(|one| !one.adapter.is_empty()), "{nets:?}");
+    }
+
+    #[test]
+    fn the_adapters_are_those_of_the_list_without_its_headings() {
+        let text = "Inter-|   Receive\n face |bytes\n    lo:       8 0\neth0.10: 0 0\n";
+        let names = ["lo", "eth0.10"].map(str::to_owned);
+        assert_eq!(listed_adapters(text), BTreeSet::from(names));
+        assert!(adapters().is_none_or(|adapters| adapters.contains("lo")));
     }
 }

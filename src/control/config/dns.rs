@@ -96,9 +96,9 @@ fn hosts(section: &mut Section, problems: &mut Problems) -> Vec<(Domain, Vec<IpA
     let mut hosts = Vec::new();
     for (name, value) in table {
         let path = join(&path, &name);
-        let values = match value {
-            Value::Array(values) => values,
-            value => vec![value],
+        let values = match value.as_array() {
+            Some(values) => values.clone(),
+            None => vec![value],
         };
         let addresses: Vec<IpAddr> = values
             .iter()

@@ -64,15 +64,14 @@ pub(super) fn read(section: &mut Section, problems: &mut Problems) -> Ipv6 {
 
 fn dhcp(section: &mut Section, problems: &mut Problems) -> Option<Dhcp6> {
     let path = section.path("dhcp");
-    let value = section.value("dhcp")?;
-    let dhcp = match &value {
-        Value::Boolean(false) => Some(Dhcp6::Off),
-        Value::String(text) if text == "stateless" => Some(Dhcp6::Stateless),
-        Value::String(text) if text == "stateful" => Some(Dhcp6::Stateful),
-        _ => None,
-    };
-    if dhcp.is_none() {
-        problems.error(path, "must be \"stateless\", \"stateful\" or false");
+    match section.value("dhcp") {
+        None => None,
+        Some(Value::Boolean(false)) => Some(Dhcp6::Off),
+        Some(Value::String(text)) if text == "stateless" => Some(Dhcp6::Stateless),
+        Some(Value::String(text)) if text == "stateful" => Some(Dhcp6::Stateful),
+        Some(_) => {
+            problems.error(path, "must be \"stateless\", \"stateful\" or false");
+            None
+        }
     }
-    dhcp
 }

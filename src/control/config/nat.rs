@@ -275,10 +275,11 @@ impl Forward {
 /// Takes where a forward listens: a port alone may be a number too.
 fn listen(section: &mut Section, problems: &mut Problems) -> Option<Listen> {
     let path = section.path("listen");
-    match section.value("listen")? {
-        Value::String(text) => parse(&text, &path, problems),
-        Value::Integer(port) => parse(&port.to_string(), &path, problems),
-        _ => {
+    match section.value("listen") {
+        None => None,
+        Some(Value::String(text)) => parse(&text, &path, problems),
+        Some(Value::Integer(port)) => parse(&port.to_string(), &path, problems),
+        Some(_) => {
             problems.error(path, "must be a string, as in \"127.0.0.1:2222\"");
             None
         }
@@ -287,11 +288,11 @@ fn listen(section: &mut Section, problems: &mut Problems) -> Option<Listen> {
 
 fn health(section: &mut Section, problems: &mut Problems) -> Option<Health> {
     let path = section.path("health");
-    let table = match section.value("health")? {
-        Value::Boolean(false) => return None,
-        Value::Boolean(true) => return Some(Health::default()),
-        Value::Table(table) => table,
-        _ => {
+    let table = match section.value("health") {
+        None | Some(Value::Boolean(false)) => return None,
+        Some(Value::Boolean(true)) => return Some(Health::default()),
+        Some(Value::Table(table)) => table,
+        Some(_) => {
             problems.error(
                 path,
                 "must be true, false or a table such as { interval = \"5s\", timeout = \"2s\", fall = 3, rise = 2 }",
@@ -332,11 +333,12 @@ fn health(section: &mut Section, problems: &mut Problems) -> Option<Health> {
 /// Takes how the NAT comes by its IPv4 address.
 fn address(section: &mut Section, problems: &mut Problems) -> Option<Address4> {
     let path = section.path("address");
-    match section.value("address")? {
-        Value::Boolean(false) => Some(Address4::Off),
-        Value::String(text) if text == "dhcp" => Some(Address4::Dhcp),
-        Value::String(text) => parse(&text, &path, problems).map(Address4::Static),
-        _ => {
+    match section.value("address") {
+        None => None,
+        Some(Value::Boolean(false)) => Some(Address4::Off),
+        Some(Value::String(text)) if text == "dhcp" => Some(Address4::Dhcp),
+        Some(Value::String(text)) => parse(&text, &path, problems).map(Address4::Static),
+        Some(_) => {
             let text = "must be \"dhcp\", an address such as \"203.0.113.5/24\", or false";
             problems.error(path, text);
             None
@@ -347,11 +349,12 @@ fn address(section: &mut Section, problems: &mut Problems) -> Option<Address4> {
 /// Takes how the NAT comes by its IPv6 address.
 fn address6(section: &mut Section, problems: &mut Problems) -> Option<Addressing6> {
     let path = section.path("address6");
-    match section.value("address6")? {
-        Value::Boolean(false) => Some(Addressing6::Off),
-        Value::String(text) if text == "auto" => Some(Addressing6::Auto),
-        Value::String(text) => parse(&text, &path, problems).map(Addressing6::Static),
-        _ => {
+    match section.value("address6") {
+        None => None,
+        Some(Value::Boolean(false)) => Some(Addressing6::Off),
+        Some(Value::String(text)) if text == "auto" => Some(Addressing6::Auto),
+        Some(Value::String(text)) => parse(&text, &path, problems).map(Addressing6::Static),
+        Some(_) => {
             let text = "must be \"auto\", an address such as \"2001:db8::5/64\", or false";
             problems.error(path, text);
             None

@@ -278,7 +278,8 @@ impl Plan {
                 server.dns = server.dns.or(gateway);
             }
             if dns.is_some() || mode == Some(Mode::Nat) {
-                server.domain = server.domain.or(Some(Domain(dns::domain(network, name))));
+                let domain = || Domain(dns::domain(network, name));
+                server.domain = server.domain.or_else(|| Some(domain()));
             }
             server
         });
