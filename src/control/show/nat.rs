@@ -247,3 +247,214 @@ pub fn advisories(view: &View) -> impl Iterator<Item = String> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::config::File;
+    use crate::control::problem::Problems;
+    use crate::control::show::topology::{EdgeKind, topology};
+    use crate::engine::{FdbEntry, PortSnapshot};
+    use crate::net::nat::Originator;
+    use crate::net::nat::forward::Balance;
+    use crate::net::port::PortId;
+    use crate::ports::PortState;
+
+    const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const LEARNED: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    fn plan() -> Plan {
+        let text = "[network.lan]\nmode = \"bridged\"\nteam.active = [\"e\"]\n[network.n]\nmode = \"nat\"\nsubnet = \"192.168.88.0/24\"\nnat.outside = \"lan\"\n";
+        let mut problems = Problems::default();
+        let file = File::read(text, &mut problems);
+        let (runtime, state) = (Path::new("/run/vmlan"), Path::new("/var/lib/vmlan"));
+        let plan = Plan::new(&file, runtime, state, &mut problems);
+        assert_eq!(problems.errors(), []);
+        plan
+    }
+
+    fn port(kind: &'static str, name: &str, mac: Option<MacAddr>) -> PortSnapshot {
+        PortSnapshot {
+            id: PortId(1),
+            name: name.to_owned(),
+            port_group: None,
+            vlan: "untagged".to_owned(),
+            kind,
+            state: PortState::Up,
+            mac,
+            features: Vec::new(),
+            ingress: crate::engine::Count::default(),
+            egress: crate::engine::Count::default(),
+            drops: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let target = TargetRow {
+            host: "web1".to_owned(),
+            ip: Some("192.168.88.9".parse().unwrap()),
+            port: 80,
+            up: Some(true),
+            connections: 3,
+        };
+        let forward = |listen: &str, last, error: Option<&str>| ForwardRow {
+            protocol: Protocol::Tcp,
+            listen: listen.parse().unwrap(),
+            last,
+            targets: vec![target.clone()],
+            balance: Balance::RoundRobin,
+            error: error.map(str::to_owned),
+        };
+        let view = View {
+            outside: vec!["203.0.113.5".parse().unwrap()],
+            flows: [3, 2, 1],
+            created: 10,
+            refused: 4,
+            sent: 100,
+            received: 200,
+            forwards: vec![
+                forward("203.0.113.5:80", 80, None),
+                forward("[::]:90", 99, Some("it is taken")),
+            ],
+        };
+        let network = |name: &str, nat, ports| NetworkSnapshot {
+            name: name.to_owned(),
+            advisories: Vec::new(),
+            ports,
+            leases: Vec::new(),
+            fdb: vec![FdbEntry {
+                vlan: 0,
+                mac: LEARNED,
+                port: "web2".to_owned(),
+                age_s: Some(1),
+            }],
+            team: None,
+            groups: Vec::new(),
+            nat,
+        };
+        let ports = vec![
+            port("guest", "web1", Some(OWN)),
+            port("guest", "web2", None),
+            port("gateway", "gateway", None),
+        ];
+        Snapshot {
+            networks: vec![
+                network("lan", None, Vec::new()),
+                network("n", Some(view), ports),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_translator_is_shown_with_what_the_plan_and_the_engine_know() {
+        let shown = translators(&plan(), &snapshot());
+        let [translator] = shown.as_slice() else {
+            panic!("{shown:?}");
+        };
+        assert_eq!(translator.outside, "lan");
+        assert_eq!(translator.addresses, ["203.0.113.5"]);
+        let counts = Counts {
+            tcp: 3,
+            udp: 2,
+            icmp: 1,
+        };
+        assert_eq!(
+            (translator.flows, translator.created, translator.refused),
+            (counts, 10, 4)
+        );
+        assert_eq!(
+            (translator.sent_bytes, translator.received_bytes),
+            (100, 200)
+        );
+        assert_eq!(translator.forwards, forwards(&snapshot()));
+        let [web, range] = translator.forwards.as_slice() else {
+            panic!("{translator:?}");
+        };
+        assert_eq!(
+            (web.listen.as_str(), web.last_port),
+            ("203.0.113.5:80", None)
+        );
+        assert_eq!(
+            (range.listen.as_str(), range.last_port),
+            ("[::]:90", Some(99))
+        );
+        assert_eq!(web.to[0].ip.as_deref(), Some("192.168.88.9"));
+    }
+
+    #[test]
+    fn a_forward_that_does_not_work_is_an_advisory() {
+        let status = crate::control::show::status(
+            &plan(),
+            &snapshot(),
+            Duration::ZERO,
+            std::time::Instant::now(),
+        );
+        let advisories: Vec<_> = status
+            .networks
+            .iter()
+            .flat_map(|network| &network.advisories)
+            .collect();
+        assert_eq!(
+            advisories,
+            ["the forward of tcp [::]:90 does not work: it is taken"]
+        );
+        assert!(status.networks[0].nat.is_none() && status.networks[1].nat.is_some());
+    }
+
+    #[test]
+    fn a_flow_is_the_guests_whose_port_has_or_has_shown_its_address() {
+        let snapshot = snapshot();
+        let owner = |mac| {
+            let row = FlowRow {
+                protocol: Protocol::Udp,
+                originator: Originator::Guest,
+                mac,
+                inside: "192.168.88.9:1".parse().unwrap(),
+                outside: None,
+                remote: None,
+                state: "active",
+                age: Duration::from_secs(9),
+                idle: Duration::from_secs(1),
+                expires: Duration::from_secs(2),
+                sent: 1,
+                received: 2,
+            };
+            flow("n", snapshot.networks.get(1), &row).vm
+        };
+        assert_eq!(owner(Some(OWN)).as_deref(), Some("web1"));
+        assert_eq!(owner(Some(LEARNED)).as_deref(), Some("web2"));
+        assert_eq!(
+            (owner(Some(MacAddr([2, 0, 0, 0, 0, 3]))), owner(None)),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn the_topology_says_where_the_gateway_leads_to() {
+        let topology = topology(&plan(), &snapshot(), &[]);
+        let outside = |name: &str| {
+            let mut networks = topology.networks();
+            networks
+                .find(|network| network.name == name)
+                .unwrap()
+                .outside
+                .clone()
+        };
+        assert_eq!(
+            (outside("lan"), outside("n")),
+            (None, Some("lan".to_owned()))
+        );
+        let edges: Vec<_> = topology.edges_to(EdgeKind::Nat, "network/lan").collect();
+        assert_eq!(edges.len(), 1);
+        assert_eq!(edges[0].from, "port/n/gateway");
+        assert!(topology.ports().any(|port| port.id == edges[0].from));
+        let drawn = crate::control::render::dot::dot(&topology);
+        assert!(
+            drawn.contains("\"port/n/gateway\" -- \"network/lan\" [label=\"NAT\""),
+            "{drawn}"
+        );
+    }
+}
