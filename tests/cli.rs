@@ -115,11 +115,10 @@ fn check_reports_every_problem_at_once() {
     let outcome = run(&["check", "--offline", "tests/configs/wrong.toml"]);
     let expected = r#"
 tests/configs/wrong.toml:3: daemon.worker: is not a key that vmlan knows; did you mean "workers"?
-tests/configs/wrong.toml:6: network.vmnet0.mode: "bridge" is not one of "host-only", "isolated", "bridged"; did you mean "bridged"?
+tests/configs/wrong.toml:6: network.vmnet0.mode: "bridge" is not one of "host-only", "nat", "bridged", "isolated"; did you mean "bridged"?
 tests/configs/wrong.toml:8: network.vmnet1.subnet: is missing: a host-only network needs one, as in subnet = "192.168.81.0/24"
 tests/configs/wrong.toml:10: network.vmnet1.subnt: is not a key that vmlan knows; did you mean "subnet"?
 tests/configs/wrong.toml:11: network.vmnet1.mtu: 100 is not between 1280 and 9000
-tests/configs/wrong.toml:14: network.vmnet8.mode: "nat" is not available in this version; use "bridged" to reach the outside, or "host-only"
 tests/configs/wrong.toml:15: network.vmnet8.subnet: "192.168.88.5/24" is an address within a subnet; write the subnet itself, 192.168.88.0/24
 tests/configs/wrong.toml:21: network.lab.dhcp.pool: 10.9.1.1-10.9.1.9 is not within the subnet 10.9.0.0/24; use 10.9.0.128-10.9.0.253
 tests/configs/wrong.toml:22: network.lab.dhcp.lease: "1 hour" is not a duration: write a number and s, m, h or d, as in "30m"
@@ -134,7 +133,14 @@ tests/configs/wrong.toml:39: network.lan.team.failback: must be true or false, n
 tests/configs/wrong.toml:41: network.lan.port_group.prod.vlan[1]: VLAN 25 is listed already, in "20-29"
 tests/configs/wrong.toml:43: network.lan.port_group.prod.security.promiscuous: must be true or "accept", false or "reject", not "yes"
 tests/configs/wrong.toml:45: network.lan.port_group.prod.team.standby[0]: "eth9" is not an uplink of network "lan"; did you mean "eth1"?
-20 problems in tests/configs/wrong.toml
+tests/configs/wrong.toml:52: network.net.nat.outside: network "vmnet1" is host-only, and a NAT leads to a bridged one; there is "lan"
+tests/configs/wrong.toml:53: network.net.nat.udp_timeout: 1s is not between 10s and 1d
+tests/configs/wrong.toml:55: network.net.ipv6.prefix: "fd00::/48" must have 64 bits, as guests make their addresses in it
+tests/configs/wrong.toml:57: network.net.dns.servers[0]: "quad9" is not a name server: write its address, as in "9.9.9.9", "9.9.9.9:5353" or "[2620:fe::fe]:53"
+tests/configs/wrong.toml:60: network.net.forward[0].to: there is no VM "app"; did you mean "app1"?
+tests/configs/wrong.toml:62: network.net.forward[1].listen: tcp 127.0.0.1:2222 is taken already, by network.net.forward[0].listen
+tests/configs/wrong.toml:63: network.net.forward[1].to: 192.168.91.10 is not in the subnet 192.168.90.0/24
+26 problems in tests/configs/wrong.toml
 "#;
     assert_eq!(
         outcome.stdout,
@@ -307,7 +313,7 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         (&before["socket"], &before["mac"])
     );
     for command in [
-        "status", "ports", "fdb", "leases", "teams", "groups", "topology",
+        "status", "ports", "fdb", "leases", "teams", "groups", "topology", "nat",
     ] {
         assert_eq!(
             run(&[command, "--config", &site.config()]).code,
@@ -371,6 +377,113 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
     );
 }
 
+const NAT: &str = "[network.vmnet8]\nmode = \"nat\"\nsubnet = \"10.88.0.0/24\"\n[vm.web1]\nnetwork = \"vmnet8\"\n\
+    [network.lab]\nmode = \"isolated\"\n[vm.db]\nnetwork = \"lab\"\n";
+
+#[test]
+fn a_nat_network_shows_itself_and_keeps_its_prefix() {
+    let site = Site::new(NAT);
+    let config = site.config();
+    let shown = |daemon: Daemon| {
+        let status = json(&["status", "--config", &config, "--json"]);
+        assert_eq!(daemon.stop("-TERM").code(), Some(0));
+        status["networks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|network| network["name"] == "vmnet8")
+            .unwrap()
+            .clone()
+    };
+    let (daemon, _) = site.start(&[]);
+    let all = json(&["nat", "--config", &config, "--json"]);
+    let network = &all["networks"][0];
+    assert_eq!(
+        (&network["network"], &network["outside"]),
+        (&"vmnet8".into(), &"host".into())
+    );
+    assert_eq!(
+        network["flows"],
+        serde_json::json!({ "tcp": 0, "udp": 0, "icmp": 0 })
+    );
+    assert_eq!(
+        (&network["max_flows"], &all["left_out"]),
+        (&262_144.into(), &0.into())
+    );
+    let text = run(&[
+        "nat",
+        "vmnet8",
+        "--vm",
+        "web1",
+        "--protocol",
+        "tcp",
+        "--limit",
+        "5",
+        "--config",
+        &config,
+    ]);
+    assert!(
+        text.stdout.starts_with("NETWORK  OUTSIDE"),
+        "{}{}",
+        text.stdout,
+        text.stderr
+    );
+    let glance = run(&["status", "--config", &config]).stdout;
+    assert!(glance.contains("NAT OF  OUTSIDE"), "{glance}");
+    let drawn = run(&["topology", "vmnet8", "--config", &config]).stdout;
+    assert!(drawn.contains("nat, MTU 1500, leads to host"), "{drawn}");
+    for (args, told) in [
+        (
+            vec!["nat", "vmnet9"],
+            "there is no NAT network \"vmnet9\"; did you mean \"vmnet8\"?",
+        ),
+        (
+            vec!["nat", "lab"],
+            "there is no NAT network \"lab\"; there is vmnet8",
+        ),
+        (
+            vec!["nat", "--vm", "web2"],
+            "there is no VM \"web2\"; did you mean \"web1\"?",
+        ),
+        (
+            vec!["forward", "add", "lab", ":8080", "db:80"],
+            "it is isolated, and only a NAT network has port forwards",
+        ),
+        (
+            vec!["forward", "add", "vmnet8", ":8080", "db:80"],
+            "to: VM \"db\" is in network \"lab\", not in \"vmnet8\"",
+        ),
+        (
+            vec!["forward", "add", "vmnet8", "8080:80", "web1:80"],
+            "is not where a forward can listen",
+        ),
+        (
+            vec!["forward", "remove", "vmnet8", "127.0.0.1:9"],
+            "there is no such forward of tcp; there are none",
+        ),
+    ] {
+        let outcome = run(&[&args[..], &["--config", &config]].concat());
+        assert_eq!(outcome.code, Some(1), "{args:?}: {}", outcome.stdout);
+        assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
+    }
+    assert_eq!(
+        run(&["nat", "--protocol", "sctp", "--config", &config]).code,
+        Some(2)
+    );
+    let before = shown(daemon);
+    assert_eq!(
+        (&before["mode"], &before["subnet"]),
+        (&"nat".into(), &"10.88.0.0/24".into())
+    );
+    let prefix = before["prefix"].as_str().unwrap();
+    assert!(
+        prefix.starts_with("fd") && prefix.ends_with("::/64"),
+        "{prefix}"
+    );
+    let (daemon, _) = site.start(&[]);
+    assert_eq!(shown(daemon)["prefix"], before["prefix"]);
+}
+
 #[test]
 fn an_interrupt_is_as_good_as_a_request_to_stop() {
     let site = Site::new(LAB);
@@ -430,12 +543,12 @@ fn an_uplink_that_is_not_there_is_an_error_of_run() {
 
 #[test]
 fn a_mistake_of_the_command_line_is_not_blamed_on_a_file() {
-    let outcome = run(&["run", "--vm", "x=vmnet8"]);
+    let outcome = run(&["run", "--vm", "x=vmnet7"]);
     assert_eq!(outcome.code, Some(1));
     assert!(
         outcome
             .stderr
-            .contains("\n--vm x=vmnet8: there is no network \"vmnet8\""),
+            .contains("\n--vm x=vmnet7: there is no network \"vmnet7\""),
         "{}",
         outcome.stderr
     );

@@ -1066,6 +1066,26 @@ fn a_host_adapter_without_an_address_is_left_for_the_host_to_configure() {
 }
 
 #[test]
+fn the_gateway_of_an_own_network_does_not_become_the_hosts_way_out() {
+    in_namespace(|| {
+        let heeds = |name: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra_defrtr");
+            std::fs::read_to_string(path).map(|text| text.trim().to_owned())
+        };
+        let _own = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        let _lan = Tap::open(&tap::Spec {
+            address: None,
+            ..tap_spec("t1", "10.9.0.1/24")
+        })
+        .unwrap();
+        match (heeds("t0"), heeds("t1")) {
+            (Ok(own), Ok(lan)) => assert_eq!((own.as_str(), lan.as_str()), ("0", "1")),
+            _ => println!("skipped: the kernel has no IPv6"),
+        }
+    });
+}
+
+#[test]
 fn the_host_asks_for_its_neighbours_through_the_host_adapter_and_hears_them() {
     in_namespace(|| {
         let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();

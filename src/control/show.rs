@@ -13,6 +13,7 @@ use crate::engine::{NetworkSnapshot, PortSnapshot, Snapshot};
 use crate::net::port::PortId;
 
 pub mod group;
+pub mod nat;
 pub mod team;
 pub mod topology;
 
@@ -49,6 +50,12 @@ pub struct Network {
     pub mtu: u16,
     /// What an operator should know, one sentence each.
     pub advisories: Vec<String>,
+    /// Its IPv6 prefix, if it has one.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Its translator, where it is a NAT network.
+    #[serde(default)]
+    pub nat: Option<nat::Translator>,
 }
 
 /// A port.
@@ -176,7 +183,11 @@ pub fn fdb(snapshot: &Snapshot) -> Vec<Address> {
 
 fn networks(plan: &Plan, snapshot: &Snapshot) -> Vec<Network> {
     let advisories = |name: &str| {
-        find(snapshot, name).map_or_else(Vec::new, |network| network.advisories.clone())
+        let Some(network) = find(snapshot, name) else {
+            return Vec::new();
+        };
+        let forwards = network.nat.iter().flat_map(nat::advisories);
+        network.advisories.iter().cloned().chain(forwards).collect()
     };
     plan.networks
         .iter()
@@ -186,6 +197,11 @@ fn networks(plan: &Plan, snapshot: &Snapshot) -> Vec<Network> {
             subnet: network.subnet.map(|subnet| subnet.net.to_string()),
             mtu: network.mtu,
             advisories: advisories(&network.name),
+            prefix: network
+                .ipv6
+                .and_then(|ipv6| ipv6.prefix)
+                .map(|prefix| prefix.to_string()),
+            nat: nat::translator(network, snapshot),
         })
         .collect()
 }

@@ -47,7 +47,7 @@ pub enum ChangeError {
     #[error("cannot watch the uplink: {0}")]
     Watch(#[from] std::io::Error),
     /// The network leads nowhere.
-    #[error("network {0:?} has no NAT; add one with `nat` in its section of the configuration")]
+    #[error("network {0:?} has no NAT: its mode is not \"nat\"")]
     NoNat(String),
     /// A port cannot be forwarded.
     #[error(transparent)]

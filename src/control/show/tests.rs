@@ -106,7 +106,6 @@ fn snapshot(now: Instant) -> Snapshot {
         neighbour(Protocol::Cdp, "switch1.example", "Gi1/0/3", now),
     ];
     let network = |name: &str, ports, team, groups| NetworkSnapshot {
-        nat: None,
         name: name.to_owned(),
         advisories: Vec::new(),
         ports,
@@ -114,6 +113,7 @@ fn snapshot(now: Instant) -> Snapshot {
         fdb: Vec::new(),
         team,
         groups,
+        nat: None,
     };
     let team = TeamView {
         policies: vec![
