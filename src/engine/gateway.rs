@@ -71,12 +71,8 @@ impl GatewayPort {
     ///
     /// The system is out of descriptors or memory.
     pub(super) fn open_sockets(&mut self, spec: &sockets::Spec) -> Result<(), OpenError> {
-        let sockets = Sockets::open(spec, self.now)?;
-        for advisory in sockets.advisories() {
-            tracing::warn!(network = &*self.network, "{advisory}");
-        }
+        self.sockets = Some(Sockets::open(spec, self.now)?);
         self.transit = spec.transit;
-        self.sockets = Some(sockets);
         Ok(())
     }
 

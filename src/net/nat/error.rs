@@ -121,3 +121,109 @@ pub fn emit(
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     frames::emit(stations, from, to, protocol, frames::HOP_LIMIT, &message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::checksum::checksum;
+    use crate::wire::ethernet::MacAddr;
+
+    const STATIONS: Stations = Stations {
+        gateway: MacAddr([2, 0, 0, 0, 0, 0xfe]),
+        guest: MacAddr([2, 0, 0, 0, 0, 1]),
+    };
+
+    fn addresses(v6: bool) -> (IpAddr, IpAddr) {
+        match v6 {
+            false => ([192, 168, 81, 2].into(), [192, 168, 81, 128].into()),
+            true => ("fd00::2".parse().unwrap(), "fd00::128".parse().unwrap()),
+        }
+    }
+
+    /// Builds an error about a packet of `len` bytes; returns its frame and the ICMP message in it.
+    fn error(v6: bool, problem: Problem, len: usize) -> (Vec<u8>, Vec<u8>) {
+        let (from, to) = addresses(v6);
+        let frame = emit(STATIONS, from, to, problem, &vec![7; len]).unwrap();
+        let at = 14 + frames::ip_header_len(from);
+        let message = frame[at..].to_vec();
+        (frame, message)
+    }
+
+    #[test]
+    fn errors_are_called_what_the_rfcs_call_them() {
+        let cases = [
+            (Problem::Unreachable(Unreachable::Net), [3, 0], [1, 0]),
+            (Problem::Unreachable(Unreachable::Host), [3, 1], [1, 3]),
+            (Problem::Unreachable(Unreachable::Protocol), [3, 2], [4, 1]),
+            (Problem::Unreachable(Unreachable::Port), [3, 3], [1, 4]),
+            (
+                Problem::Unreachable(Unreachable::Prohibited),
+                [3, 13],
+                [1, 1],
+            ),
+            (Problem::TooBig { mtu: 1280 }, [3, 4], [2, 0]),
+            (Problem::TimeExceeded, [11, 0], [3, 0]),
+        ];
+        for (problem, v4, v6) in cases {
+            assert_eq!(error(false, problem, 40).1[..2], v4, "{problem:?}");
+            assert_eq!(error(true, problem, 60).1[..2], v6, "{problem:?}");
+        }
+        let told = [false, true].map(|v6| error(v6, Problem::TooBig { mtu: 1280 }, 60).1);
+        assert_eq!(told[0][4..8], [0, 0, 5, 0], "the MTU is told");
+        assert_eq!(told[1][4..8], [0, 0, 5, 0]);
+    }
+
+    #[test]
+    fn the_checksums_are_right() {
+        let (_, message) = error(false, Problem::TimeExceeded, 41);
+        assert_eq!(checksum(&message), 0);
+        let (_, message) = error(true, Problem::TimeExceeded, 41);
+        let (IpAddr::V6(from), IpAddr::V6(to)) = addresses(true) else {
+            panic!("they are of IPv6");
+        };
+        let len = u16::try_from(message.len()).unwrap();
+        let sum = ipv6::pseudo_header(from, to, NEXT_HEADER_ICMPV6, len);
+        assert_eq!(sum.over(&message).finish(), 0);
+    }
+
+    #[test]
+    fn as_much_is_quoted_as_everybody_takes() {
+        assert_eq!(error(false, Problem::TimeExceeded, 1500).0.len(), 14 + 576);
+        assert_eq!(error(true, Problem::TimeExceeded, 1500).0.len(), 14 + 1280);
+    }
+
+    #[test]
+    fn errors_are_not_about_errors_or_later_parts_or_groups() {
+        use crate::net::packet::Fragment;
+
+        let packet = Packet {
+            mac: STATIONS.guest,
+            src: [192, 168, 81, 128].into(),
+            dst: [203, 0, 113, 9].into(),
+            protocol: PROTOCOL_ICMP,
+            hop_limit: 1,
+            fragment: None,
+            dont_fragment: true,
+            ip_at: 14,
+            transport_at: 34,
+            end: 42,
+        };
+        assert!(may_answer(&packet, &[8, 0]));
+        assert!(!may_answer(&packet, &[3, 3]) && !may_answer(&packet, &[]));
+        let part = |offset| Packet {
+            protocol: 17,
+            fragment: Some(Fragment {
+                id: 1,
+                offset,
+                more: true,
+            }),
+            ..packet
+        };
+        assert!(may_answer(&part(0), &[]) && !may_answer(&part(8), &[]));
+        let group = Packet {
+            dst: [224, 0, 0, 1].into(),
+            ..packet
+        };
+        assert!(!may_answer(&group, &[8, 0]));
+    }
+}

@@ -51,7 +51,7 @@ impl Partial {
     /// Takes a part; tells whether all are there now.
     fn add(&mut self, offset: usize, more: bool, bytes: &[u8]) -> bool {
         let end = offset + bytes.len();
-        let odd = more && bytes.len() % 8 != 0;
+        let odd = more && !bytes.len().is_multiple_of(8);
         let beyond = self.len.is_some_and(|len| end > len || !more && end != len);
         let before = self.parts.partition_point(|(at, _)| *at < offset);
         let same = self.parts.get(before);

@@ -299,3 +299,86 @@ pub fn fill_udp(
     };
     Some(in_head)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ethernet::Ethernet;
+    use crate::wire::ipv4::Ipv4;
+    use crate::wire::ipv6::Ipv6;
+    use crate::wire::nd::Claim;
+    use crate::wire::udp::Udp;
+
+    const STATIONS: Stations = Stations {
+        gateway: MacAddr([2, 0, 0, 0, 0, 0xfe]),
+        guest: MacAddr([2, 0, 0, 0, 0, 1]),
+    };
+
+    #[test]
+    fn a_packet_that_fits_is_whole_and_one_that_does_not_is_cut() {
+        let (src, dst): (IpAddr, IpAddr) = ([203, 0, 113, 9].into(), [192, 168, 81, 128].into());
+        for (len, count) in [(1480, 1), (1481, 2), (2960, 2), (2961, 3)] {
+            let payload = vec![9; len];
+            let mut parts = Vec::new();
+            emit_parts(STATIONS, (src, dst), 17, 64, &payload, (1500, 7), |frame| {
+                parts.push(frame);
+            });
+            assert_eq!(parts.len(), count, "{len}");
+            let held = parts.iter().map(|frame| {
+                let frame = Ethernet::parse(frame).unwrap();
+                assert_eq!((frame.src, frame.dst), (STATIONS.gateway, STATIONS.guest));
+                let ip = Ipv4::parse(frame.payload).unwrap();
+                assert_eq!(ip.fragment, count > 1);
+                ip.payload.len()
+            });
+            assert_eq!(held.sum::<usize>(), len);
+        }
+    }
+
+    #[test]
+    fn the_head_of_a_datagram_leaves_its_checksum_to_be_completed() {
+        let (src, dst) = (
+            "203.0.113.9:53".parse().unwrap(),
+            "192.168.81.128:40000".parse().unwrap(),
+        );
+        let payload = [5; 33];
+        let mut head = Head::default();
+        let given = fill_udp(&mut head, STATIONS, src, dst, payload.len(), |start| {
+            start.copy_from_slice(&payload);
+        });
+        assert_eq!(given, Some(33));
+        let mut frame = head.bytes().to_vec();
+        let at = usize::from(head.offload.csum_start);
+        let sum = Sum::default().over(&frame[at..]).finish();
+        frame[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+        let ip = Ipv4::parse(&frame[14..]).unwrap();
+        assert_eq!(Udp::parse(&ip, false).unwrap().payload, payload);
+        let too_long = fill_udp(&mut head, STATIONS, src, dst, 65_530, |_| {});
+        assert_eq!(too_long, None);
+    }
+
+    #[test]
+    fn a_station_is_asked_for_in_the_words_of_its_family() {
+        let asked = ask(
+            STATIONS.gateway,
+            [192, 168, 81, 2].into(),
+            [192, 168, 81, 7].into(),
+        );
+        let asked = asked.unwrap();
+        let frame = Ethernet::parse(&asked).unwrap();
+        let arp = Arp::parse(frame.payload).unwrap();
+        assert_eq!(frame.dst, MacAddr::BROADCAST);
+        assert_eq!(arp.target_ip.octets(), [192, 168, 81, 7]);
+        let (own, station): (Ipv6Addr, Ipv6Addr) =
+            ("fe80::2".parse().unwrap(), "fd00::12:3456".parse().unwrap());
+        let asked = ask(STATIONS.gateway, own.into(), station.into()).unwrap();
+        let frame = Ethernet::parse(&asked).unwrap();
+        assert_eq!(frame.dst, MacAddr([0x33, 0x33, 0xff, 0x12, 0x34, 0x56]));
+        let packet = Ipv6::parse(frame.payload).unwrap();
+        assert_eq!(packet.dst, "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
+        let sum = ipv6::pseudo_header(own, packet.dst, NEXT_HEADER_ICMPV6, 32);
+        assert_eq!(sum.over(packet.payload).finish(), 0);
+        let claim = Claim::parse(frame.payload).unwrap();
+        assert_eq!((claim.ip, claim.router), (own, None));
+    }
+}

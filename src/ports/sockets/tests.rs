@@ -274,7 +274,7 @@ fn a_datagram_in_parts_is_put_together_in_any_order() {
         let frame = with_header(v4(PROTOCOL_UDP, GATEWAY_IP, part), |header| {
             let more = if index < 2 { 0x2000 } else { 0 };
             header[4..6].copy_from_slice(&[1, 2]);
-            header[6..8].copy_from_slice(&(index * 185 | more).to_be_bytes());
+            header[6..8].copy_from_slice(&((index * 185) | more).to_be_bytes());
         });
         lab.send(frame).unwrap();
     }

@@ -58,7 +58,7 @@ fn bind(protocol: Protocol, listen: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     if protocol != Protocol::Tcp {
         system::report_destinations(socket.as_fd(), listen.is_ipv6())?;
     }
-    Ok((socket, local.map_or(listen.port(), |local| local.port())))
+    Ok((socket, local.unwrap_or(listen).port()))
 }
 
 pub(super) fn refusal(protocol: Protocol, listen: SocketAddr, error: &io::Error) -> ForwardError {
@@ -68,14 +68,14 @@ pub(super) fn refusal(protocol: Protocol, listen: SocketAddr, error: &io::Error)
         listen,
         reason,
     };
-    match error.kind() {
-        io::ErrorKind::AddrInUse => ForwardError::Taken {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => ForwardError::Taken {
             protocol,
             listen,
             by: "a program of this host listens there already".to_owned(),
         },
-        io::ErrorKind::PermissionDenied => ForwardError::Permission { protocol, listen },
-        io::ErrorKind::AddrNotAvailable => other(format!(
+        Some(libc::EACCES | libc::EPERM) => ForwardError::Permission { protocol, listen },
+        Some(libc::EADDRNOTAVAIL) => other(format!(
             "the host has no address {}; `ip address` lists those it has",
             listen.ip()
         )),
