@@ -119,7 +119,13 @@ impl Held {
     /// How many more are worth having for a guest that takes `window` bytes.
     pub(super) fn wanted(&self, window: usize, chunks: &Chunks) -> usize {
         // A byte is held for a guest without room, or nobody would ask it whether it has some.
-        window.max(1).min(chunks.share()).saturating_sub(self.len)
+        let limit = window.max(1).min(chunks.share());
+        let more = limit.saturating_sub(self.len);
+        // Little by little would be many calls and small frames: what is held will be acknowledged.
+        if self.len > 0 && more < limit.min(LARGE) / 4 {
+            return 0;
+        }
+        more
     }
 
     /// Reads up to `limit` bytes from a socket; returns how many there was room for, and how many came. `None` where
@@ -415,6 +421,13 @@ mod tests {
         assert_eq!((room, got), (SMALL, SMALL));
         assert!(held.fill(reader.as_fd(), 50_000, &mut chunks).is_none());
         assert_eq!(held.wanted(1 << 20, &chunks), LARGE - SMALL);
+        assert_eq!(
+            held.wanted(SMALL + 1000, &chunks),
+            0,
+            "not little by little"
+        );
+        assert_eq!(Held::default().wanted(1000, &chunks), 1000);
+        assert_eq!(Held::default().wanted(0, &chunks), 1);
     }
 
     #[test]

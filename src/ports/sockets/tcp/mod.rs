@@ -18,7 +18,7 @@
 //! is known that it would be in vain. Nothing ever looks at all connections: those with something to do are in a queue,
 //! those that wait are in [`timers`].
 //!
-//! A connection that is idle takes a kilobyte at most, its entries in tables included.
+//! A connection that is idle takes less than 700 bytes, its entries in tables included, beside what its socket takes.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
