@@ -516,7 +516,7 @@ mod tests {
         assert_eq!((planned.addresses.len(), planned.ports.first), (1, 0));
         assert_eq!(planned.targets[0].port, 22);
         assert_eq!(
-            add("n", ":80", "192.168.88.9:80")
+            add("n", ":80", "web1:80")
                 .plan(&plan())
                 .unwrap()
                 .addresses

@@ -183,11 +183,7 @@ pub fn fdb(snapshot: &Snapshot) -> Vec<Address> {
 
 fn networks(plan: &Plan, snapshot: &Snapshot) -> Vec<Network> {
     let advisories = |name: &str| {
-        let Some(network) = find(snapshot, name) else {
-            return Vec::new();
-        };
-        let forwards = network.nat.iter().flat_map(nat::advisories);
-        network.advisories.iter().cloned().chain(forwards).collect()
+        find(snapshot, name).map_or_else(Vec::new, |network| network.advisories.clone())
     };
     plan.networks
         .iter()

@@ -107,7 +107,7 @@ pub(in crate::control) fn one(
     let key = join(&path, "listen");
     let addresses = match outside {
         None => listen.ip.into_iter().collect(),
-        Some(Outside::Host) => on_host(listen, &key, problems),
+        Some(Outside::Host) => on_host(listen, inside, &targets, &key, problems),
         Some(Outside::Network(station)) => on_station(listen, station, &targets, &key, problems),
     };
     Some(Forward {
@@ -174,7 +174,13 @@ fn counted(count: u32) -> String {
 }
 
 /// The addresses of a forward whose sockets are the host's.
-fn on_host(listen: Listen, path: &str, problems: &mut Problems) -> Vec<IpAddr> {
+fn on_host(
+    listen: Listen,
+    inside: Inside<'_>,
+    targets: &[Target],
+    path: &str,
+    problems: &mut Problems,
+) -> Vec<IpAddr> {
     let ports = listen.ports;
     if ports.span() >= SOCKETS {
         let text = format!("{ports} are more than {SOCKETS} ports, each of which is a socket");
@@ -187,10 +193,9 @@ fn on_host(listen: Listen, path: &str, problems: &mut Problems) -> Vec<IpAddr> {
         );
         problems.warn(path, text);
     }
-    match listen.ip {
-        Some(ip) => vec![ip],
-        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-    }
+    let has = |v6: bool| !v6 || inside.ipv6.is_some();
+    let without = "guests have no IPv6, as ipv6 = false says; listen on an IPv4 address";
+    addresses(listen, has, without, targets, path, problems)
 }
 
 /// The addresses of a forward in the network that the NAT leads to: those of the NAT there.
@@ -201,49 +206,71 @@ fn on_station(
     path: &str,
     problems: &mut Problems,
 ) -> Vec<IpAddr> {
-    let has = |v6: bool| match v6 {
-        false => station.v4 != Addressing4::Off,
-        true => station.v6 != Addressing6::Off,
-    };
-    let leads = |v6: bool| {
-        let addresses = targets.iter().filter_map(Target::address);
-        !addresses.into_iter().any(|ip| ip.is_ipv6() != v6)
-    };
-    let Some(ip) = listen.ip else {
-        let families = [
-            (false, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-            (true, Ipv6Addr::UNSPECIFIED.into()),
-        ];
-        let families = families
-            .into_iter()
-            .filter(|(v6, _)| has(*v6) && leads(*v6));
-        let addresses: Vec<_> = families.map(|(_, ip)| ip).collect();
-        if addresses.is_empty() {
-            let text = "IPv4 does not become IPv6 here, nor the other way round: name targets of a family that the NAT has an address of";
-            problems.error(path, text);
-        }
-        return addresses;
-    };
-    let own = match (station.v4, station.v6) {
+    let own = |ip: IpAddr| match (station.v4, station.v6) {
         (Addressing4::Static { ip: own, .. }, _) if ip == own => true,
         (_, Addressing6::Static { ip: own, .. }) if ip == own => true,
         _ => ip.is_unspecified(),
     };
-    let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
-    if !has(ip.is_ipv6()) {
-        problems.error(path, format!("the NAT has no {family} address outside"));
-    } else if !own {
-        let text = format!(
-            "{ip} is not an address of the NAT in network {:?}; write \":{}\" for whatever it has",
-            station.network, listen.ports
-        );
-        problems.error(path, text);
-    } else if !leads(ip.is_ipv6()) {
+    let has = |v6: bool| {
+        if v6 {
+            station.v6 != Addressing6::Off
+        } else {
+            station.v4 != Addressing4::Off
+        }
+    };
+    match listen.ip {
+        Some(ip) if has(ip.is_ipv6()) && !own(ip) => {
+            let text = format!(
+                "{ip} is not an address of the NAT in network {:?}; write \":{}\" for whatever it has",
+                station.network, listen.ports
+            );
+            problems.error(path, text);
+            vec![ip]
+        }
+        Some(_) | None => {
+            let without = "the NAT has no address of this family outside";
+            addresses(listen, has, without, targets, path, problems)
+        }
+    }
+}
+
+/// The addresses of a forward, of the families that there are and that its targets are of: none becomes the other.
+fn addresses(
+    listen: Listen,
+    has: impl Fn(bool) -> bool,
+    without: &str,
+    targets: &[Target],
+    path: &str,
+    problems: &mut Problems,
+) -> Vec<IpAddr> {
+    let leads = |v6: bool| {
+        let mut addresses = targets.iter().filter_map(Target::address);
+        !addresses.any(|ip| ip.is_ipv6() != v6)
+    };
+    if let Some(ip) = listen.ip {
+        if !has(ip.is_ipv6()) {
+            problems.error(path, without);
+        } else if !leads(ip.is_ipv6()) {
+            let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
+            let text = format!(
+                "this is {family}, and a target is not: name addresses of one family, or VMs"
+            );
+            problems.error(path, text);
+        }
+        return vec![ip];
+    }
+    let all = [
+        (false, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        (true, Ipv6Addr::UNSPECIFIED.into()),
+    ];
+    let fitting = all.into_iter().filter(|(v6, _)| has(*v6) && leads(*v6));
+    let addresses: Vec<_> = fitting.map(|(_, ip)| ip).collect();
+    if addresses.is_empty() {
         let text =
-            format!("this is {family}, and a target is not, which no packet can be made to fit");
+            "there is no family that all targets are of: name addresses of one family, or VMs";
         problems.error(path, text);
     }
-    vec![ip]
+    addresses
 }
 
 /// Finds forwards that want the same port of the same address.

@@ -102,7 +102,7 @@ pub fn forwards(forwards: &[Forward]) -> String {
     let mut text = finished(&table);
     for forward in forwards {
         if let Some(error) = &forward.error {
-            text += &format!("\n  {}: {error}", listen(forward));
+            text += &format!("\n  {error}");
         }
     }
     text
@@ -279,11 +279,11 @@ and 7 more flows; --limit says how many are shown";
     fn a_forward_that_does_not_work_says_why() {
         let mut broken = forward();
         broken.to.truncate(1);
-        broken.error = Some("permission denied".to_owned());
+        broken.error = Some("cannot forward tcp port 0.0.0.0:8080: permission denied".to_owned());
         let text = forwards(&[broken]);
         assert!(text.contains("does not work"), "{text}");
         assert!(
-            text.ends_with("\n  tcp 0.0.0.0:8080-8081: permission denied"),
+            text.ends_with("\n  cannot forward tcp port 0.0.0.0:8080: permission denied"),
             "{text}"
         );
     }

@@ -189,7 +189,7 @@ fn the_engine_is_told_all_that_is_said_of_a_nat() {
         [[network.n.forward]]
         protocol = "udp"
         listen = "[::1]:8000-8001"
-        to = ["192.168.88.10:9000-9001", "[::10]:9000-9001", "[fd00:1::11]:9000-9001"]
+        to = ["web2:9000-9001", "[::10]:9000-9001", "[fd00:1::11]:9000-9001"]
         balance = "source-hash"
         "#
     );
@@ -240,7 +240,7 @@ fn the_engine_is_told_all_that_is_said_of_a_nat() {
         .iter()
         .map(|target| target.host.to_string())
         .collect();
-    assert_eq!(hosts, ["192.168.88.10", "fd00:1::10", "fd00:1::11"]);
+    assert_eq!(hosts, ["web2", "fd00:1::10", "fd00:1::11"]);
 }
 
 #[test]
@@ -527,22 +527,32 @@ fn what_does_not_fit_together_is_refused_in_words() {
             "network.n.forward[0].listen: tcp 0.0.0.0:8009 is taken already, by network.m.forward[0].listen",
         ),
         (
+            forward("listen = \"[::1]:8080\"\nto = \"192.168.88.9:80\""),
+            "network.n.forward[0].listen: this is IPv6, and a target is not: name addresses of one family, or VMs",
+        ),
+        (
+            format!(
+                "{NAT}ipv6 = false\nforward = [{{ listen = \"[::1]:8080\", to = \"192.168.88.9:80\" }}]"
+            ),
+            "network.n.forward[0].listen: guests have no IPv6, as ipv6 = false says; listen on an IPv4 address",
+        ),
+        (
             outward("listen = \"203.0.113.6:80\"\nto = \"web1:80\""),
             "network.n.forward[0].listen: 203.0.113.6 is not an address of the NAT in network \"lan\"; write \":80\" for whatever it has",
         ),
         (
             outward("listen = \"0.0.0.0:80\"\nto = \"[::9]:80\""),
-            "network.n.forward[0].listen: this is IPv4, and a target is not, which no packet can be made to fit",
+            "network.n.forward[0].listen: this is IPv4, and a target is not: name addresses of one family, or VMs",
         ),
         (
             outward("listen = \":80\"\nto = [\"[::9]:80\", \"192.168.88.9:80\"]"),
-            "network.n.forward[0].listen: IPv4 does not become IPv6 here, nor the other way round: name targets of a family that the NAT has an address of",
+            "network.n.forward[0].listen: there is no family that all targets are of: name addresses of one family, or VMs",
         ),
         (
             format!(
                 "{NAT}ipv6 = false\nforward = [{{ listen = \"[::]:80\", to = \"192.168.88.9:80\" }}]\nnat.outside = \"lan\"\n{LAN}"
             ),
-            "network.n.forward[0].listen: the NAT has no IPv6 address outside",
+            "network.n.forward[0].listen: the NAT has no address of this family outside",
         ),
         (
             format!(
