@@ -580,7 +580,7 @@ fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).unwrap().next().is_none()
 }
 
-/// A directory as Workstation has it, with one host-only network.
+/// A directory as Workstation has it, with a host-only network and a NAT network.
 fn workstation() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {
@@ -591,6 +591,10 @@ fn workstation() -> TempDir {
     write(
         "networking",
         "VERSION=1,0\nanswer VNET_1_HOSTONLY_SUBNET 192.168.81.0\nanswer VNET_1_VIRTUAL_ADAPTER yes\nanswer VNET_1_DISPLAY_NAME lab\n",
+    );
+    write(
+        "vmnet8/nat/nat.conf",
+        "[host]\nip = 192.168.88.2/24\n[incomingtcp]\n2222 = 192.168.88.10:22\n",
     );
     write(
         "vmnet1/dhcpd/dhcpd.conf",
@@ -609,14 +613,15 @@ fn what_is_imported_from_workstation_can_be_run() {
     let expected = [
         format!("{home}/networking:4: ignored: answer VNET_1_DISPLAY_NAME lab: "),
         format!("{home}/vmnet1/dhcpd/dhcpd.conf:2: different: range "),
-        "imported 1 network: 1 different, 1 ignored, 0 to decide".to_owned(),
+        "imported 2 networks: 1 different, 1 ignored, 0 to decide".to_owned(),
     ];
     assert_eq!(report.len(), expected.len(), "{report:#?}");
     for (told, begin) in report.iter().zip(&expected) {
         assert!(told.starts_with(begin), "{told}");
     }
     assert!(
-        outcome.stdout.contains("\n[network.vmnet1]\n"),
+        outcome.stdout.contains("\n[network.vmnet1]\n")
+            && outcome.stdout.contains("\n[[network.vmnet8.forward]]\n"),
         "{}",
         outcome.stdout
     );
@@ -628,7 +633,7 @@ fn what_is_imported_from_workstation_can_be_run() {
     let checked = run(&["check", file]);
     assert_eq!(
         checked.stdout,
-        format!("{file} is in order: 1 network, 0 VMs\n")
+        format!("{file} is in order: 2 networks, 0 VMs\n")
     );
     let again = run(&["import", home, "--output", file]);
     assert_eq!(again.code, Some(1));

@@ -76,14 +76,12 @@ impl ImportArgs {
             options.create_new(true);
         }
         let name = path.display();
-        let mut file = options.open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                anyhow::anyhow!(
-                    "{name} is there already; name another file, or add --force to overwrite it"
-                )
-            }
-            _ => anyhow::Error::from(error).context(format!("cannot write {name}")),
-        })?;
+        let mut file = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::bail!(
+                "{name} is there already; name another file, or add --force to overwrite it"
+            ),
+            opened => opened.with_context(|| format!("cannot write {name}"))?,
+        };
         file.write_all(text.as_bytes())
             .with_context(|| format!("cannot write {name}"))
     }

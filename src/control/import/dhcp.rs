@@ -394,7 +394,7 @@ fn reservations(hosts: &[Host], addresses: Addresses, report: &mut Report) -> Ve
             continue;
         };
         let inside = said.value.iter().find(|ip| addresses.net.contains(*ip));
-        let Some(ip) = inside.or(said.value.first()).copied() else {
+        let Some(ip) = inside.or_else(|| said.value.first()).copied() else {
             continue;
         };
         if said.value.len() > 1 {

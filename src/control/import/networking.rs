@@ -195,11 +195,16 @@ impl Answers {
 
     /// Takes what was said later.
     pub fn take(&mut self, later: Self) {
-        self.dhcp = later.dhcp.or(self.dhcp.take());
-        self.nat = later.nat.or(self.nat.take());
-        self.subnet = later.subnet.or(self.subnet.take());
-        self.prefix = later.prefix.or(self.prefix.take());
-        self.adapter = later.adapter.or(self.adapter.take());
+        fn or<T>(slot: &mut Option<T>, later: Option<T>) {
+            if later.is_some() {
+                *slot = later;
+            }
+        }
+        or(&mut self.dhcp, later.dhcp);
+        or(&mut self.nat, later.nat);
+        or(&mut self.subnet, later.subnet);
+        or(&mut self.prefix, later.prefix);
+        or(&mut self.adapter, later.adapter);
         self.forwards.extend(later.forwards);
     }
 }

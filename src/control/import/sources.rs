@@ -106,12 +106,13 @@ fn text(path: &Path) -> io::Result<String> {
 }
 
 fn unreadable(path: &Path, error: &io::Error, report: &mut Report) {
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run this as a user who may",
-        io::ErrorKind::NotFound if path == Path::new(HOME) => {
-            "; name the files, or the directory that they are in"
-        }
-        _ => "",
+    let kind = error.kind();
+    let hint = if kind == io::ErrorKind::PermissionDenied {
+        "; run this as a user who may"
+    } else if kind == io::ErrorKind::NotFound && path == Path::new(HOME) {
+        "; name the files, or the directory that they are in"
+    } else {
+        ""
     };
     let text = format!("cannot read {}: {error}{hint}", path.display());
     report.mistake(None, text);
