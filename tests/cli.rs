@@ -579,3 +579,106 @@ fn directories_that_cannot_be_used_are_told_apart() {
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).unwrap().next().is_none()
 }
+
+/// A directory as Workstation has it, with a host-only network and a NAT network.
+fn workstation() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write(
+        "networking",
+        "VERSION=1,0\nanswer VNET_1_HOSTONLY_SUBNET 192.168.81.0\nanswer VNET_1_VIRTUAL_ADAPTER yes\nanswer VNET_1_DISPLAY_NAME lab\n",
+    );
+    write(
+        "vmnet8/nat/nat.conf",
+        "[host]\nip = 192.168.88.2/24\n[incomingtcp]\n2222 = 192.168.88.10:22\n",
+    );
+    write(
+        "vmnet1/dhcpd/dhcpd.conf",
+        "subnet 192.168.81.0 netmask 255.255.255.0 {\n  range 192.168.81.128 192.168.81.254;\n}\nhost web1 { hardware ethernet 00:0c:29:12:34:56; fixed-address 192.168.81.10; }\n",
+    );
+    dir
+}
+
+#[test]
+fn what_is_imported_from_workstation_can_be_run() {
+    let dir = workstation();
+    let home = dir.path().to_str().unwrap();
+    let outcome = run(&["import", home]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let report: Vec<_> = outcome.stderr.lines().collect();
+    let expected = [
+        format!("{home}/networking:4: ignored: answer VNET_1_DISPLAY_NAME lab: "),
+        format!("{home}/vmnet1/dhcpd/dhcpd.conf:2: different: range "),
+        "imported 2 networks: 1 different, 1 ignored, 0 to decide".to_owned(),
+    ];
+    assert_eq!(report.len(), expected.len(), "{report:#?}");
+    for (told, begin) in report.iter().zip(&expected) {
+        assert!(told.starts_with(begin), "{told}");
+    }
+    assert!(
+        outcome.stdout.contains("\n[network.vmnet1]\n")
+            && outcome.stdout.contains("\n[[network.vmnet8.forward]]\n"),
+        "{}",
+        outcome.stdout
+    );
+
+    let file = dir.path().join("vmlan.toml");
+    let file = file.to_str().unwrap();
+    let outcome = run(&["import", home, "--output", file]);
+    assert_eq!((outcome.code, &*outcome.stdout), (Some(0), ""));
+    let checked = run(&["check", file]);
+    assert_eq!(
+        checked.stdout,
+        format!("{file} is in order: 2 networks, 0 VMs\n")
+    );
+    let again = run(&["import", home, "--output", file]);
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again.stderr.ends_with("add --force to overwrite it\n"),
+        "{}",
+        again.stderr
+    );
+    let report = json(&["import", home, "--output", file, "--force", "--json"]);
+    assert_eq!(report["output"], file);
+    assert_eq!(report["configuration"], Value::Null);
+    assert_eq!(report["report"][0]["fate"], "ignored");
+    assert_eq!(report["report"][1]["line"], 2);
+}
+
+#[test]
+fn what_makes_no_sense_is_not_imported_and_all_of_it_is_told() {
+    let dir = workstation();
+    let home = dir.path().to_str().unwrap();
+    std::fs::write(
+        dir.path().join("networking"),
+        "answer VNET_1_DHCP perhaps\nhello\n",
+    )
+    .unwrap();
+    let file = dir.path().join("vmlan.toml");
+    let outcome = run(&[
+        "import",
+        home,
+        "/nowhere/nat.conf",
+        "--output",
+        file.to_str().unwrap(),
+    ]);
+    let expected = format!(
+        "cannot read /nowhere/nat.conf: No such file or directory (os error 2)\n\
+         {home}/networking:1: \"answer VNET_1_DHCP perhaps\" is neither yes nor no\n\
+         {home}/networking:2: \"hello\" is not a line such as `answer VNET_8_NAT yes`\n\
+         vmlan: nothing was imported: 3 problems\n"
+    );
+    assert_eq!(
+        (outcome.code, &*outcome.stdout, outcome.stderr),
+        (Some(1), "", expected)
+    );
+    assert!(!file.exists());
+    let outcome = run(&["import", home, "--json"]);
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(report["problems"][1]["line"], 2);
+}

@@ -18,6 +18,7 @@ use crate::control::args::{Launch, Vmm};
 use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
+use crate::control::import::command::ImportArgs;
 use crate::control::plan::Plan;
 use crate::control::problem::{Problem, Problems, did_you_mean};
 use crate::control::render::Drawing;
@@ -127,6 +128,13 @@ enum Command {
         adopt: AdoptArgs,
         #[command(flatten)]
         show: ShowArgs,
+    },
+    /// Make a configuration of VMware Workstation's, and report what has no equivalent
+    ///
+    /// The report goes to standard error, one setting a line: what is different now, what was ignored, what to decide.
+    Import {
+        #[command(flatten)]
+        import: ImportArgs,
     },
     /// Print a completion script for a shell
     Completions {
@@ -259,6 +267,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Forward { ask, show } => show.forward(&ask)?,
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
+        Command::Import { import } => return import.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
@@ -631,6 +640,7 @@ mod tests {
             "VMLAN RUN",
             "VMLAN LEASES",
             "VMLAN ADOPT",
+            "VMLAN IMPORT",
             "VMLAN UPLINK ADD",
             "VMLAN NAT",
             "VMLAN FORWARD ADD",

@@ -17,6 +17,7 @@ pub mod flows;
 pub mod forwards;
 pub mod host;
 pub mod identity;
+pub mod import;
 pub mod journal;
 pub mod manual;
 pub mod options;
