@@ -133,7 +133,7 @@ impl Sent {
                 bytes.extend([src, dst].concat());
                 bytes.extend(self.sequence.0.to_be_bytes());
                 bytes.extend(self.sequence.1.to_be_bytes());
-                bytes.extend([header_len / 4 << 4, self.flags, 1, 0, 0, 0, 0, 0]);
+                bytes.extend([(header_len / 4) << 4, self.flags, 1, 0, 0, 0, 0, 0]);
                 bytes.extend(&self.options);
                 16
             }

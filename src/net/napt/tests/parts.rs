@@ -38,7 +38,7 @@ fn fragments(sent: &Sent, size: usize, id: u16) -> Vec<Vec<u8>> {
             false,
             part,
         );
-        let bits = offset / 8 | if more { 0x2000 } else { 0 };
+        let bits = (offset / 8) | if more { 0x2000 } else { 0 };
         bytes[4..6].copy_from_slice(&id.to_be_bytes());
         bytes[6..8].copy_from_slice(&bits.to_be_bytes());
         bytes[10..12].fill(0);
