@@ -77,11 +77,11 @@ impl OutsideInterface {
         match (dst, self.spec.v4, self.spec.v6) {
             (IpAddr::V4(ip), Addressing4::Static { net, router, .. }, _) => {
                 let on_link = net.contains(&ip).then_some(dst);
-                on_link.or_else(|| router.map(IpAddr::V4))
+                on_link.or(router.map(IpAddr::V4))
             }
             (IpAddr::V6(ip), _, Addressing6::Static { net, router, .. }) => {
                 let on_link = net.contains(&ip).then_some(dst);
-                on_link.or_else(|| router.map(IpAddr::V6))
+                on_link.or(router.map(IpAddr::V6))
             }
             _ => None,
         }
