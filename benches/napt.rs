@@ -165,7 +165,11 @@ impl Bench {
             v6,
         };
         let mut out = Routed::default();
-        bench.napt.handle_timeout(now, &mut out);
+        // Until the addresses outside are known to be nobody else's.
+        for _ in 0..30 {
+            bench.now.instant += Duration::from_secs(1);
+            bench.napt.handle_timeout(bench.now, &mut out);
+        }
         bench.meet_router(&mut out);
         for number in 0..flows {
             // Twice each way: a TCP connection is established by then.

@@ -156,22 +156,24 @@ impl Napt {
     }
 }
 
-/// Whether a frame from outside is for the translator as a station: ARP, neighbours and routers, DHCP.
+/// Whether a frame from outside is for the translator as a station: neighbours and routers, DHCP, what goes to groups.
 fn is_for_interface(ethernet: &Ethernet<'_>, bytes: &[u8]) -> bool {
     let payload = ethernet.payload;
     match ethernet.ethertype {
         ETHERTYPE_ARP => true,
+        _ if ethernet.dst.is_group() => true,
         ETHERTYPE_IPV4 => {
             let header_len = usize::from(payload.first().copied().unwrap_or(0) & 0x0f) * 4;
             payload.get(9) == Some(&PROTOCOL_UDP)
                 && be16(payload, header_len + 2) == Some(DHCP_CLIENT)
         }
         ETHERTYPE_IPV6 => Ip::<Ipv6Addr>::read(bytes, true).is_some_and(|ip| {
-            let discovery = bytes
-                .get(ip.at)
-                .is_some_and(|kind| (133..=137).contains(kind));
+            let kind = bytes.get(ip.at);
+            let discovery = kind.is_some_and(|kind| (130..=137).contains(kind));
             let client = be16(bytes, ip.at + 2) == Some(DHCP6_CLIENT);
-            ip.protocol == NEXT_HEADER_ICMPV6 && discovery || ip.protocol == PROTOCOL_UDP && client
+            ip.protocol == NEXT_HEADER_ICMPV6 && discovery
+                || ip.protocol == PROTOCOL_UDP && client
+                || ip.dst.is_unicast_link_local()
         }),
         _ => false,
     }

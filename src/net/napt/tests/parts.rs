@@ -223,7 +223,7 @@ fn what_waits_for_a_first_fragment_is_bounded_and_forgotten() {
         "the others are forgotten"
     );
     lab.seconds(303);
-    assert_eq!(lab.napt.poll_timeout(), None);
+    assert_eq!(lab.napt.v4.next_second(), None);
 }
 
 #[test]
