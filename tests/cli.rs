@@ -115,11 +115,10 @@ fn check_reports_every_problem_at_once() {
     let outcome = run(&["check", "--offline", "tests/configs/wrong.toml"]);
     let expected = r#"
 tests/configs/wrong.toml:3: daemon.worker: is not a key that vmlan knows; did you mean "workers"?
-tests/configs/wrong.toml:6: network.vmnet0.mode: "bridge" is not one of "host-only", "isolated", "bridged"; did you mean "bridged"?
+tests/configs/wrong.toml:6: network.vmnet0.mode: "bridge" is not one of "host-only", "nat", "bridged", "isolated"; did you mean "bridged"?
 tests/configs/wrong.toml:8: network.vmnet1.subnet: is missing: a host-only network needs one, as in subnet = "192.168.81.0/24"
 tests/configs/wrong.toml:10: network.vmnet1.subnt: is not a key that vmlan knows; did you mean "subnet"?
 tests/configs/wrong.toml:11: network.vmnet1.mtu: 100 is not between 1280 and 9000
-tests/configs/wrong.toml:14: network.vmnet8.mode: "nat" is not available in this version; use "bridged" to reach the outside, or "host-only"
 tests/configs/wrong.toml:15: network.vmnet8.subnet: "192.168.88.5/24" is an address within a subnet; write the subnet itself, 192.168.88.0/24
 tests/configs/wrong.toml:21: network.lab.dhcp.pool: 10.9.1.1-10.9.1.9 is not within the subnet 10.9.0.0/24; use 10.9.0.128-10.9.0.253
 tests/configs/wrong.toml:22: network.lab.dhcp.lease: "1 hour" is not a duration: write a number and s, m, h or d, as in "30m"
@@ -134,7 +133,14 @@ tests/configs/wrong.toml:39: network.lan.team.failback: must be true or false, n
 tests/configs/wrong.toml:41: network.lan.port_group.prod.vlan[1]: VLAN 25 is listed already, in "20-29"
 tests/configs/wrong.toml:43: network.lan.port_group.prod.security.promiscuous: must be true or "accept", false or "reject", not "yes"
 tests/configs/wrong.toml:45: network.lan.port_group.prod.team.standby[0]: "eth9" is not an uplink of network "lan"; did you mean "eth1"?
-20 problems in tests/configs/wrong.toml
+tests/configs/wrong.toml:52: network.net.nat.outside: network "vmnet1" is host-only, and a NAT leads to a bridged one; there is "lan"
+tests/configs/wrong.toml:53: network.net.nat.udp_timeout: 1s is not between 10s and 1d
+tests/configs/wrong.toml:55: network.net.ipv6.prefix: "fd00::/48" must have 64 bits, as guests make their addresses in it
+tests/configs/wrong.toml:57: network.net.dns.servers[0]: "quad9" is not a name server: write its address, as in "9.9.9.9", "9.9.9.9:5353" or "[2620:fe::fe]:53"
+tests/configs/wrong.toml:60: network.net.forward[0].to: there is no VM "app"; did you mean "app1"?
+tests/configs/wrong.toml:62: network.net.forward[1].listen: tcp 127.0.0.1:2222 is taken already, by network.net.forward[0].listen
+tests/configs/wrong.toml:63: network.net.forward[1].to: 192.168.91.10 is not in the subnet 192.168.90.0/24
+26 problems in tests/configs/wrong.toml
 "#;
     assert_eq!(
         outcome.stdout,
@@ -307,7 +313,7 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
         (&before["socket"], &before["mac"])
     );
     for command in [
-        "status", "ports", "fdb", "leases", "teams", "groups", "topology",
+        "status", "ports", "fdb", "leases", "teams", "groups", "topology", "nat",
     ] {
         assert_eq!(
             run(&[command, "--config", &site.config()]).code,
@@ -371,6 +377,113 @@ fn a_daemon_starts_shows_itself_and_leaves_nothing_but_its_state() {
     );
 }
 
+const NAT: &str = "[network.vmnet8]\nmode = \"nat\"\nsubnet = \"10.88.0.0/24\"\n[vm.web1]\nnetwork = \"vmnet8\"\n\
+    [network.lab]\nmode = \"isolated\"\n[vm.db]\nnetwork = \"lab\"\n";
+
+#[test]
+fn a_nat_network_shows_itself_and_keeps_its_prefix() {
+    let site = Site::new(NAT);
+    let config = site.config();
+    let shown = |daemon: Daemon| {
+        let status = json(&["status", "--config", &config, "--json"]);
+        assert_eq!(daemon.stop("-TERM").code(), Some(0));
+        status["networks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|network| network["name"] == "vmnet8")
+            .unwrap()
+            .clone()
+    };
+    let (daemon, _) = site.start(&[]);
+    let all = json(&["nat", "--config", &config, "--json"]);
+    let network = &all["networks"][0];
+    assert_eq!(
+        (&network["network"], &network["outside"]),
+        (&"vmnet8".into(), &"host".into())
+    );
+    assert_eq!(
+        network["flows"],
+        serde_json::json!({ "tcp": 0, "udp": 0, "icmp": 0 })
+    );
+    assert_eq!(
+        (&network["max_flows"], &all["left_out"]),
+        (&262_144.into(), &0.into())
+    );
+    let text = run(&[
+        "nat",
+        "vmnet8",
+        "--vm",
+        "web1",
+        "--protocol",
+        "tcp",
+        "--limit",
+        "5",
+        "--config",
+        &config,
+    ]);
+    assert!(
+        text.stdout.starts_with("NETWORK  OUTSIDE"),
+        "{}{}",
+        text.stdout,
+        text.stderr
+    );
+    let glance = run(&["status", "--config", &config]).stdout;
+    assert!(glance.contains("NAT OF  OUTSIDE"), "{glance}");
+    let drawn = run(&["topology", "vmnet8", "--config", &config]).stdout;
+    assert!(drawn.contains("nat, MTU 1500, leads to host"), "{drawn}");
+    for (args, told) in [
+        (
+            vec!["nat", "vmnet9"],
+            "there is no NAT network \"vmnet9\"; did you mean \"vmnet8\"?",
+        ),
+        (
+            vec!["nat", "lab"],
+            "there is no NAT network \"lab\"; there is vmnet8",
+        ),
+        (
+            vec!["nat", "--vm", "web2"],
+            "there is no VM \"web2\"; did you mean \"web1\"?",
+        ),
+        (
+            vec!["forward", "add", "lab", ":8080", "db:80"],
+            "it is isolated, and only a NAT network has port forwards",
+        ),
+        (
+            vec!["forward", "add", "vmnet8", ":8080", "db:80"],
+            "to: VM \"db\" is in network \"lab\", not in \"vmnet8\"",
+        ),
+        (
+            vec!["forward", "add", "vmnet8", "8080:80", "web1:80"],
+            "is not where a forward can listen",
+        ),
+        (
+            vec!["forward", "remove", "vmnet8", "127.0.0.1:9"],
+            "there is no such forward of tcp; there are none",
+        ),
+    ] {
+        let outcome = run(&[&args[..], &["--config", &config]].concat());
+        assert_eq!(outcome.code, Some(1), "{args:?}: {}", outcome.stdout);
+        assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
+    }
+    assert_eq!(
+        run(&["nat", "--protocol", "sctp", "--config", &config]).code,
+        Some(2)
+    );
+    let before = shown(daemon);
+    assert_eq!(
+        (&before["mode"], &before["subnet"]),
+        (&"nat".into(), &"10.88.0.0/24".into())
+    );
+    let prefix = before["prefix"].as_str().unwrap();
+    assert!(
+        prefix.starts_with("fd") && prefix.ends_with("::/64"),
+        "{prefix}"
+    );
+    let (daemon, _) = site.start(&[]);
+    assert_eq!(shown(daemon)["prefix"], before["prefix"]);
+}
+
 #[test]
 fn an_interrupt_is_as_good_as_a_request_to_stop() {
     let site = Site::new(LAB);
@@ -430,12 +543,12 @@ fn an_uplink_that_is_not_there_is_an_error_of_run() {
 
 #[test]
 fn a_mistake_of_the_command_line_is_not_blamed_on_a_file() {
-    let outcome = run(&["run", "--vm", "x=vmnet8"]);
+    let outcome = run(&["run", "--vm", "x=vmnet7"]);
     assert_eq!(outcome.code, Some(1));
     assert!(
         outcome
             .stderr
-            .contains("\n--vm x=vmnet8: there is no network \"vmnet8\""),
+            .contains("\n--vm x=vmnet7: there is no network \"vmnet7\""),
         "{}",
         outcome.stderr
     );
@@ -465,4 +578,107 @@ fn directories_that_cannot_be_used_are_told_apart() {
 
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).unwrap().next().is_none()
+}
+
+/// A directory as Workstation has it, with a host-only network and a NAT network.
+fn workstation() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write(
+        "networking",
+        "VERSION=1,0\nanswer VNET_1_HOSTONLY_SUBNET 192.168.81.0\nanswer VNET_1_VIRTUAL_ADAPTER yes\nanswer VNET_1_DISPLAY_NAME lab\n",
+    );
+    write(
+        "vmnet8/nat/nat.conf",
+        "[host]\nip = 192.168.88.2/24\n[incomingtcp]\n2222 = 192.168.88.10:22\n",
+    );
+    write(
+        "vmnet1/dhcpd/dhcpd.conf",
+        "subnet 192.168.81.0 netmask 255.255.255.0 {\n  range 192.168.81.128 192.168.81.254;\n}\nhost web1 { hardware ethernet 00:0c:29:12:34:56; fixed-address 192.168.81.10; }\n",
+    );
+    dir
+}
+
+#[test]
+fn what_is_imported_from_workstation_can_be_run() {
+    let dir = workstation();
+    let home = dir.path().to_str().unwrap();
+    let outcome = run(&["import", home]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let report: Vec<_> = outcome.stderr.lines().collect();
+    let expected = [
+        format!("{home}/networking:4: ignored: answer VNET_1_DISPLAY_NAME lab: "),
+        format!("{home}/vmnet1/dhcpd/dhcpd.conf:2: different: range "),
+        "imported 2 networks: 1 different, 1 ignored, 0 to decide".to_owned(),
+    ];
+    assert_eq!(report.len(), expected.len(), "{report:#?}");
+    for (told, begin) in report.iter().zip(&expected) {
+        assert!(told.starts_with(begin), "{told}");
+    }
+    assert!(
+        outcome.stdout.contains("\n[network.vmnet1]\n")
+            && outcome.stdout.contains("\n[[network.vmnet8.forward]]\n"),
+        "{}",
+        outcome.stdout
+    );
+
+    let file = dir.path().join("vmlan.toml");
+    let file = file.to_str().unwrap();
+    let outcome = run(&["import", home, "--output", file]);
+    assert_eq!((outcome.code, &*outcome.stdout), (Some(0), ""));
+    let checked = run(&["check", file]);
+    assert_eq!(
+        checked.stdout,
+        format!("{file} is in order: 2 networks, 0 VMs\n")
+    );
+    let again = run(&["import", home, "--output", file]);
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again.stderr.ends_with("add --force to overwrite it\n"),
+        "{}",
+        again.stderr
+    );
+    let report = json(&["import", home, "--output", file, "--force", "--json"]);
+    assert_eq!(report["output"], file);
+    assert_eq!(report["configuration"], Value::Null);
+    assert_eq!(report["report"][0]["fate"], "ignored");
+    assert_eq!(report["report"][1]["line"], 2);
+}
+
+#[test]
+fn what_makes_no_sense_is_not_imported_and_all_of_it_is_told() {
+    let dir = workstation();
+    let home = dir.path().to_str().unwrap();
+    std::fs::write(
+        dir.path().join("networking"),
+        "answer VNET_1_DHCP perhaps\nhello\n",
+    )
+    .unwrap();
+    let file = dir.path().join("vmlan.toml");
+    let outcome = run(&[
+        "import",
+        home,
+        "/nowhere/nat.conf",
+        "--output",
+        file.to_str().unwrap(),
+    ]);
+    let expected = format!(
+        "cannot read /nowhere/nat.conf: No such file or directory (os error 2)\n\
+         {home}/networking:1: \"answer VNET_1_DHCP perhaps\" is neither yes nor no\n\
+         {home}/networking:2: \"hello\" is not a line such as `answer VNET_8_NAT yes`\n\
+         vmlan: nothing was imported: 3 problems\n"
+    );
+    assert_eq!(
+        (outcome.code, &*outcome.stdout, outcome.stderr),
+        (Some(1), "", expected)
+    );
+    assert!(!file.exists());
+    let outcome = run(&["import", home, "--json"]);
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(report["problems"][1]["line"], 2);
 }

@@ -15,18 +15,27 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use vmlan::engine::{self, Durable, Engine, Journal, NetworkPort, NetworkSpec};
 use vmlan::net::Now;
+use vmlan::net::dhcp::Record;
 use vmlan::net::drops::{DropReason, Drops};
+use vmlan::net::inside::{self, Inside};
+use vmlan::net::member::Member;
+use vmlan::net::nat;
+use vmlan::net::nat::forward::{Balance, Forward, Host, Target};
 use vmlan::net::offload;
 use vmlan::net::outbox::Egress;
 use vmlan::net::vlan::{Tag, TagAction};
+use vmlan::net::{address, gateway};
 use vmlan::ports::burst::Burst;
 use vmlan::ports::packet::{self, Packet};
+use vmlan::ports::sockets::{self, Sockets};
 use vmlan::ports::tap::{self, Tap};
-use vmlan::ports::{OpenError, Port, PortState, Sent, Watcher};
+use vmlan::ports::{OpenError, Port, PortSpec, PortState, Sent, Watcher};
 use vmlan::wire::checksum::{Sum, checksum};
-use vmlan::wire::ethernet::{MacAddr, Tci};
+use vmlan::wire::ethernet::{self, MacAddr, Tci};
 use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
+use vmlan::wire::{ipv4, udp};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -1057,6 +1066,26 @@ fn a_host_adapter_without_an_address_is_left_for_the_host_to_configure() {
 }
 
 #[test]
+fn the_gateway_of_an_own_network_does_not_become_the_hosts_way_out() {
+    in_namespace(|| {
+        let heeds = |name: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra_defrtr");
+            std::fs::read_to_string(path).map(|text| text.trim().to_owned())
+        };
+        let _own = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
+        let _lan = Tap::open(&tap::Spec {
+            address: None,
+            ..tap_spec("t1", "10.9.0.1/24")
+        })
+        .unwrap();
+        match (heeds("t0"), heeds("t1")) {
+            (Ok(own), Ok(lan)) => assert_eq!((own.as_str(), lan.as_str()), ("0", "1")),
+            _ => println!("skipped: the kernel has no IPv6"),
+        }
+    });
+}
+
+#[test]
 fn the_host_asks_for_its_neighbours_through_the_host_adapter_and_hears_them() {
     in_namespace(|| {
         let mut port = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
@@ -1349,5 +1378,452 @@ fn a_host_behind_the_wire_that_takes_no_super_frames_gets_right_segments() {
         near.join().unwrap();
         far.join().unwrap();
         assert!(longest > 9000, "the host sent super-frames: {longest}");
+    });
+}
+
+/// Another network namespace, which ends with its process.
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn new() -> Self {
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let child = Command::new("unshare")
+            .args(["-n", "sleep", "600"])
+            .spawn()
+            .unwrap();
+        let path = format!("/proc/{}/ns/net", child.id());
+        until("the namespace is there", || {
+            std::fs::read_link(&path).is_ok_and(|its| its != own)
+        });
+        Self(child)
+    }
+
+    fn run(&self, command: &str) {
+        let status = Command::new("nsenter")
+            .args(["-t", &self.0.id().to_string(), "-n", "sh", "-c", command])
+            .status()
+            .unwrap();
+        assert!(status.success(), "{command}");
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a guest is told by the sockets of a NAT, without its Ethernet header.
+fn answer(nat: &mut Sockets, inside: &Inside, now: Now, frame: Vec<u8>) -> Vec<u8> {
+    // What cannot be sent may be told of all the same.
+    let _ = nat.send_owned(frame, VirtioNetHeader::default(), inside, now);
+    let mut answer = Vec::new();
+    until("the guest is told", || {
+        let mut burst = Burst::default();
+        nat.receive(&mut burst, inside, now);
+        if let Some(frame) = burst.frames().first() {
+            burst.copy_frame(frame, TagAction::Keep, &mut answer);
+        }
+        burst.clear();
+        nat.release();
+        !answer.is_empty()
+    });
+    answer.split_off(14)
+}
+
+#[test]
+fn a_guest_behind_a_nat_traces_its_route_and_learns_what_passes() {
+    in_namespace(|| {
+        let (router, far) = (Elsewhere::new(), Elsewhere::new());
+        let (router_id, far_id) = (router.0.id(), far.0.id());
+        ip(&format!(
+            "link add a0 type veth peer name b0 netns {router_id}"
+        ));
+        ip("link set lo up");
+        ip("addr add 10.77.1.1/24 dev a0");
+        ip("link set a0 up");
+        ip("route add default via 10.77.1.2");
+        router.run(&format!(
+            "ip link set b0 up && ip addr add 10.77.1.2/24 dev b0 \
+             && ip link add b1 mtu 1300 type veth peer name c0 mtu 1300 netns {far_id} \
+             && ip link set b1 up && ip addr add 10.77.2.2/24 dev b1 \
+             && echo 1 > /proc/sys/net/ipv4/ip_forward \
+             && echo 0 > /proc/sys/net/ipv4/icmp_ratelimit"
+        ));
+        far.run(
+            "ip link set c0 up && ip addr add 10.77.2.1/24 dev c0 \
+             && ip route add default via 10.77.2.2 \
+             && echo 0 > /proc/sys/net/ipv4/icmp_ratelimit",
+        );
+        let spec = sockets::Spec {
+            nat: nat::Spec {
+                gateways: nat::Gateways {
+                    v4: Some((
+                        Ipv4Addr::new(192, 168, 81, 2),
+                        "192.168.81.0/24".parse().unwrap(),
+                    )),
+                    ..nat::Gateways::default()
+                },
+                outside: nat::Outside::Host,
+                forwards: Vec::new(),
+                filtering: nat::Filtering::default(),
+                timeouts: nat::Timeouts::default(),
+                limits: nat::Limits::default(),
+                closed: Vec::new(),
+                map_host_loopback: false,
+                ftp: false,
+                log: false,
+            },
+            mac: OTHER,
+            mtu: 1500,
+            transit: true,
+            streams: false,
+            seed: 1,
+        };
+        let now = Now {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        let inside = Inside::default();
+        let (guest, there) = (
+            Ipv4Addr::new(192, 168, 81, 128),
+            Ipv4Addr::new(10, 77, 2, 1),
+        );
+        let frame = |protocol: u8, hops: u8, payload: &[u8]| {
+            let mut packet = ipv4::emit(guest, there, protocol, payload).unwrap();
+            packet[8] = hops;
+            packet[10..12].fill(0);
+            let sum = checksum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            ethernet::emit(OTHER, MAC, 0x0800, &packet)
+        };
+        let probe = udp::emit((guest, 40_000), (there, 33_434), &[7; 32]).unwrap();
+        let mut echo = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1, 7, 7];
+        let sum = checksum(&echo);
+        echo[2..4].copy_from_slice(&sum.to_be_bytes());
+        let own = [192, 168, 81, 2];
+        let (near, end) = ([10, 77, 1, 2], [10, 77, 2, 1]);
+        // Protocol, hops, payload; who answers, and what.
+        let hops = [
+            (17, 1, &probe, own, [11, 0]),
+            (17, 2, &probe, near, [11, 0]),
+            (17, 3, &probe, end, [3, 3]),
+            (1, 1, &echo, own, [11, 0]),
+            (1, 2, &echo, near, [11, 0]),
+            (1, 3, &echo, end, [0, 0]),
+        ];
+        // By a raw socket, and by ping sockets.
+        let mut ways = ["1 0", "0 0"].map(|groups| {
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).unwrap();
+            let mut nat = Sockets::open(&spec, now).unwrap();
+            let echo = frame(1, 64, &echo);
+            assert_eq!(answer(&mut nat, &inside, now, echo)[20..22], [0, 0]);
+            nat
+        });
+        let probes = (0..ways.len()).flat_map(|way| hops.map(|hop| (way, hop)));
+        for (way, (protocol, hops, payload, from, kind)) in probes {
+            let told = answer(&mut ways[way], &inside, now, frame(protocol, hops, payload));
+            assert_eq!(told[12..16], from, "{protocol} {hops}");
+            assert_eq!(told[16..20], guest.octets());
+            assert_eq!(told[20..22], kind, "{protocol} {hops}");
+            if kind == [0, 0] {
+                assert_eq!(told[24..30], echo[4..]);
+                continue;
+            }
+            let about = &told[28..];
+            assert_eq!(about[9], protocol);
+            assert_eq!(about[12..16], guest.octets());
+            assert_eq!(about[16..20], there.octets());
+            let ports = if protocol == 1 { 24..28 } else { 20..24 };
+            let at = ports.start - 20;
+            assert_eq!(about[ports], payload[at..at + 4], "{protocol} {hops}");
+        }
+        let large = udp::emit((guest, 40_000), (there, 33_434), &[7; 1400]).unwrap();
+        for _ in 0..2 {
+            // The second time the host knows it by itself.
+            let told = answer(&mut ways[0], &inside, now, frame(17, 64, &large));
+            assert_eq!(told[20..22], [3, 4]);
+            assert_eq!(told[26..28], 1300u16.to_be_bytes());
+        }
+    });
+}
+
+struct Forgetful;
+
+impl Journal for Forgetful {
+    fn append(&mut self, _network: &str, _ticket: u64, _record: Record) -> bool {
+        false
+    }
+}
+
+fn forward(protocol: nat::Protocol, port: u16) -> Forward {
+    Forward {
+        protocol,
+        ip: Ipv4Addr::new(10, 99, 0, 1).into(),
+        first: 0,
+        last: 0,
+        targets: vec![Target {
+            host: Host::Vm {
+                name: "guest".to_owned(),
+                mac: MAC,
+            },
+            port,
+        }],
+        balance: Balance::default(),
+        health: None,
+    }
+}
+
+#[test]
+fn a_guest_reaches_the_host_through_its_gateway_and_is_reached_by_forwarded_ports() {
+    const SERVER: &str = "10.99.0.1:7000";
+    in_namespace(|| {
+        ip("link set lo up");
+        ip("addr add 10.99.0.1/32 dev lo");
+        let (gateway, net) = (
+            Ipv4Addr::new(192, 168, 81, 2),
+            "192.168.81.0/24".parse().unwrap(),
+        );
+        let nat = nat::Spec {
+            gateways: nat::Gateways {
+                v4: Some((gateway, net)),
+                ..nat::Gateways::default()
+            },
+            outside: nat::Outside::Host,
+            forwards: vec![forward(nat::Protocol::Udp, 6000)],
+            filtering: nat::Filtering::default(),
+            timeouts: nat::Timeouts::default(),
+            limits: nat::Limits::default(),
+            closed: Vec::new(),
+            map_host_loopback: false,
+            ftp: false,
+            log: true,
+        };
+        let network = NetworkSpec {
+            name: "nat".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: OTHER,
+                services: vec![gateway::ServiceSpec::Address(address::Spec {
+                    ip: gateway,
+                    v6: None,
+                    link_local: None,
+                })],
+                inside: inside::Spec {
+                    vms: vec![("guest".to_owned(), MAC)],
+                    reservations: Vec::new(),
+                },
+                nat: Some(nat),
+            }),
+            ports: vec![NetworkPort {
+                name: "guest".to_owned(),
+                port_group: None,
+                member: Member {
+                    mac: Some(MAC),
+                    ..Member::default()
+                },
+                follow_uplinks: false,
+                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
+            }],
+            ..NetworkSpec::default()
+        };
+        let spec = engine::Spec {
+            networks: vec![network],
+        };
+        let durable = Durable::new().unwrap();
+        let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
+        let (told, tell) = (mpsc::channel(), mpsc::channel());
+        let guest = thread::spawn(move || {
+            leave_namespace();
+            told.0.send(thread_id()).unwrap();
+            tell.1.recv().unwrap();
+            ip("link set lo up");
+            ip("addr add 192.168.81.128/24 dev t0");
+            ip("link set t0 up");
+            ip("route add default via 192.168.81.2");
+            let socket = UdpSocket::bind("0.0.0.0:6000").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut buffer = vec![0; 9000];
+            // In parts, there and back.
+            for len in [1, 1400, 5000] {
+                let payload = vec![u8::try_from(len % 251).unwrap(); len];
+                // The first frames may come before the adapter is up.
+                until("it is answered", || {
+                    socket.send_to(&payload, SERVER).is_ok()
+                });
+                let (got, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!(
+                    (&buffer[..got], from),
+                    (&payload[..], SERVER.parse().unwrap())
+                );
+            }
+            told.0.send(0).unwrap();
+            // Somebody calls, and is answered.
+            let (got, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..got], from).unwrap();
+            let (got, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..got], from).unwrap();
+        });
+        let server = UdpSocket::bind(SERVER).unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        ip(&format!("link set t0 netns {}", told.1.recv().unwrap()));
+        tell.0.send(()).unwrap();
+        let mut buffer = vec![0; 9000];
+        for _ in 0..3 {
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            server.send_to(&buffer[..len], from).unwrap();
+        }
+        told.1.recv().unwrap();
+        let view = || engine.snapshot().unwrap().networks.remove(0).nat.unwrap();
+        assert_eq!((view().created, view().sent), (1, 6401));
+        let added = engine
+            .add_forward("nat", forward(nat::Protocol::Udp, 6000))
+            .unwrap();
+        let listens = [view().forwards[0].listen, added.listen];
+        for listen in listens {
+            let client = UdpSocket::bind("10.99.0.1:0").unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            client.send_to(b"hello", listen).unwrap();
+            let (len, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..len], from), (&b"hello"[..], listen));
+        }
+        guest.join().unwrap();
+        assert_eq!(engine.flows("nat").unwrap().len(), 3);
+        let remove = |listen| engine.remove_forward("nat", nat::Protocol::Udp, listen);
+        remove(added.listen).unwrap();
+        let error = remove(added.listen).unwrap_err().to_string();
+        assert!(error.contains("forwards no udp port"), "{error}");
+        assert_eq!(engine.flows("nat").unwrap().len(), 2);
+        assert!(engine.flows("lan").is_none());
+        engine.stop();
+    });
+}
+
+/// Sends `len` bytes and then the end, and reads until the other's end; tells whether what came is the same.
+fn exchange_streams(stream: &TcpStream, len: usize) -> bool {
+    let pattern: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let timeout = Some(Duration::from_secs(30));
+    stream.set_read_timeout(timeout).unwrap();
+    stream.set_write_timeout(timeout).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = stream;
+            writer.write_all(&pattern).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        let mut reader = stream;
+        reader.read_to_end(&mut got).unwrap();
+        got == pattern
+    })
+}
+
+#[test]
+fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_it() {
+    const SERVER: &str = "10.99.0.1:7000";
+    const LEN: usize = 24 << 20;
+    in_namespace(|| {
+        ip("link set lo up");
+        ip("addr add 10.99.0.1/32 dev lo");
+        let (gateway, net) = (
+            Ipv4Addr::new(192, 168, 81, 2),
+            "192.168.81.0/24".parse().unwrap(),
+        );
+        let nat = nat::Spec {
+            gateways: nat::Gateways {
+                v4: Some((gateway, net)),
+                ..nat::Gateways::default()
+            },
+            outside: nat::Outside::Host,
+            forwards: vec![forward(nat::Protocol::Tcp, 6000)],
+            filtering: nat::Filtering::default(),
+            timeouts: nat::Timeouts::default(),
+            limits: nat::Limits::default(),
+            closed: Vec::new(),
+            map_host_loopback: false,
+            ftp: false,
+            log: false,
+        };
+        let network = NetworkSpec {
+            name: "nat".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: OTHER,
+                services: vec![gateway::ServiceSpec::Address(address::Spec {
+                    ip: gateway,
+                    v6: None,
+                    link_local: None,
+                })],
+                inside: inside::Spec {
+                    vms: vec![("guest".to_owned(), MAC)],
+                    reservations: Vec::new(),
+                },
+                nat: Some(nat),
+            }),
+            ports: vec![NetworkPort {
+                name: "guest".to_owned(),
+                port_group: None,
+                member: Member {
+                    mac: Some(MAC),
+                    ..Member::default()
+                },
+                follow_uplinks: false,
+                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
+            }],
+            ..NetworkSpec::default()
+        };
+        let spec = engine::Spec {
+            networks: vec![network],
+        };
+        let durable = Durable::new().unwrap();
+        let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
+        let server = TcpListener::bind(SERVER).unwrap();
+        let (told, tell) = (mpsc::channel(), mpsc::channel());
+        let guest = thread::spawn(move || {
+            leave_namespace();
+            told.0.send(thread_id()).unwrap();
+            tell.1.recv().unwrap();
+            ip("link set lo up");
+            ip("addr add 192.168.81.128/24 dev t0");
+            ip("link set t0 up");
+            ip("route add default via 192.168.81.2");
+            let listener = TcpListener::bind("0.0.0.0:6000").unwrap();
+            let mut stream = None;
+            until("it is connected", || {
+                stream = TcpStream::connect(SERVER).ok();
+                stream.is_some()
+            });
+            assert!(
+                exchange_streams(&stream.unwrap(), LEN),
+                "what the server sent"
+            );
+            let refused = TcpStream::connect("10.99.0.1:7999").unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            told.0.send(0).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            assert!(exchange_streams(&stream, LEN), "what the client sent");
+        });
+        ip(&format!("link set t0 netns {}", told.1.recv().unwrap()));
+        tell.0.send(()).unwrap();
+        let (stream, _) = server.accept().unwrap();
+        assert!(exchange_streams(&stream, LEN), "what the guest sent");
+        told.1.recv().unwrap();
+        let view = || engine.snapshot().unwrap().networks.remove(0).nat.unwrap();
+        let listen = view().forwards[0].listen;
+        let client = TcpStream::connect(listen).unwrap();
+        assert!(exchange_streams(&client, LEN), "what the guest answered");
+        guest.join().unwrap();
+        drop((stream, client));
+        until("nothing is left", || view().flows == [0, 0, 0]);
+        let moved = 2 * u64::try_from(LEN).unwrap();
+        assert_eq!((view().sent, view().received), (moved, moved));
+        engine.stop();
     });
 }

@@ -23,9 +23,11 @@ use axum::serve::IncomingStream;
 use serde::Serialize;
 
 use crate::control::adopt::{self, endpoints};
+use crate::control::identity::Macs;
 use crate::control::plan::Plan;
+use crate::control::prefixes::Prefixes;
 use crate::control::show::{self, group, team, topology};
-use crate::control::uplinks;
+use crate::control::{flows, forwards, host, uplinks};
 use crate::engine::{Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
@@ -44,6 +46,10 @@ pub const ENDPOINTS: [&str; 7] = [
 pub struct Source {
     /// What the daemon was told to be.
     pub plan: Plan,
+    /// The hardware addresses of its ports.
+    pub macs: Macs,
+    /// The IPv6 prefixes of its networks.
+    pub prefixes: Prefixes,
     /// What it is.
     pub engine: Engine,
     /// What moves an uplink's addresses to a host adapter.
@@ -161,7 +167,9 @@ fn router(source: Arc<Source>) -> Router {
             show(|source, snapshot| {
                 let now = Instant::now();
                 let uptime = now.saturating_duration_since(source.since);
-                show::status(&source.plan, snapshot, uptime, now)
+                let mut status = show::status(&source.plan, snapshot, uptime, now);
+                complete(&mut status, source);
+                status
             }),
         )
         .route(
@@ -187,27 +195,43 @@ fn router(source: Arc<Source>) -> Router {
         )
         .merge(endpoints::router())
         .merge(uplinks::router())
+        .merge(flows::router())
+        .merge(forwards::router())
         .fallback(|uri: Uri| async move {
             refuse(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "there is no {}; there is {}, {}, {}",
+                    "there is no {}; there is {}, {}, {}, {}, {}",
                     uri.path(),
                     ENDPOINTS.join(", "),
                     endpoints::ENDPOINTS.join(", "),
-                    uplinks::ENDPOINTS.join(", ")
+                    uplinks::ENDPOINTS.join(", "),
+                    flows::ENDPOINT,
+                    forwards::ENDPOINTS.join(", ")
                 ),
             )
         })
         .method_not_allowed_fallback(|uri: Uri| async move {
             let error = match uri.path() {
                 path if ENDPOINTS.contains(&path) => "this can only be read: use GET",
+                flows::ENDPOINT | "/v1/forwards" => "this can only be read: use GET",
                 "/v1/adopt" => "this can be read and begun: use GET or POST",
                 _ => "this can only be done: use POST",
             };
             refuse(StatusCode::METHOD_NOT_ALLOWED, error)
         })
         .with_state(source)
+}
+
+/// Adds what neither the plan nor the engine knows.
+fn complete(status: &mut show::Status, source: &Source) {
+    let clashes = host::clashes(&source.plan, &host::nets());
+    for network in &mut status.networks {
+        let prefix = source.prefixes.of(&network.name);
+        network.prefix = prefix.map(|prefix| prefix.to_string());
+        let own = clashes.iter().filter(|(name, _)| *name == network.name);
+        network.advisories.extend(own.map(|(_, text)| text.clone()));
+    }
 }
 
 /// An endpoint that shows a part of how everything is now.

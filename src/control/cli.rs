@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 done, 1 the request or the file is wrong, 2 usage (clap's own), 3 the daemon is not there.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,11 +18,12 @@ use crate::control::args::{Launch, Vmm};
 use crate::control::client::{self, ClientError};
 use crate::control::config::{EMBEDDED, File};
 use crate::control::identity::Macs;
+use crate::control::import::command::ImportArgs;
 use crate::control::plan::Plan;
-use crate::control::problem::{Problem, Problems, did_you_mean, join};
+use crate::control::problem::{Problem, Problems, did_you_mean};
 use crate::control::render::Drawing;
 use crate::control::show::topology::Topology;
-use crate::control::{daemon, directory, manual, render, show, uplinks};
+use crate::control::{daemon, directory, flows, forwards, host, manual, render, show, uplinks};
 
 /// How long a configuration may be in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -98,6 +98,20 @@ enum Command {
         #[command(flatten)]
         show: ShowArgs,
     },
+    /// Show what is translated: networks, port forwards, and the flows of guests
+    Nat {
+        #[command(flatten)]
+        filter: flows::Filter,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Show, add or remove port forwards while the daemon runs; what is in the file does not change
+    Forward {
+        #[command(subcommand)]
+        ask: forwards::Ask,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
     /// Add or remove an uplink while the daemon runs; what is in the file does not change
     Uplink {
         #[command(subcommand)]
@@ -115,6 +129,13 @@ enum Command {
         #[command(flatten)]
         show: ShowArgs,
     },
+    /// Make a configuration of VMware Workstation's, and report what has no equivalent
+    ///
+    /// The report goes to standard error, one setting a line: what is different now, what was ignored, what to decide.
+    Import {
+        #[command(flatten)]
+        import: ImportArgs,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -127,10 +148,10 @@ enum Command {
 /// Where the configuration comes from.
 #[derive(Args, Debug)]
 struct ConfigArgs {
-    /// The configuration file; without it, one host-only network vmnet1 with DHCP
+    /// The configuration file; without it, a NAT network vmnet8 and a host-only one vmnet1
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A guest besides those of the file, on vmnet1 unless named
+    /// A guest besides those of the file, on vmnet8 unless named
     #[arg(long = "vm", value_name = "NAME[=NETWORK]")]
     vms: Vec<String>,
 }
@@ -193,7 +214,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let _logging = log(cli.verbose)?;
             let (name, file, mut problems) = source.read()?;
             let plan = planned(&file, &mut problems);
-            present(&plan, adapters(), &mut problems);
+            host::present(&plan, host::adapters(), &mut problems);
             let state_dir = plan.state_dir.clone();
             let plan =
                 fit(plan, &name, &problems).inspect_err(|_| daemon::give_back(&state_dir))?;
@@ -241,7 +262,12 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let answer = client::post(&show.control_socket()?, ask.endpoint(), &ask)?;
             show.print_answer(&answer, ask.endpoint(), |team| ask.render(team))?;
         }
+        Command::Nat { filter, show } => {
+            show.print(&filter.endpoint(), render::nat::translation)?
+        }
+        Command::Forward { ask, show } => show.forward(&ask)?,
         Command::Adopt { adopt, show } => show.adopt(&adopt.ask())?,
+        Command::Import { import } => return import.execute(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmlan", &mut script);
@@ -287,6 +313,19 @@ impl ShowArgs {
                 self.print_answer(&answer, endpoint, |adopted| ask.render(adopted))
             }
         }
+    }
+
+    fn forward(&self, ask: &forwards::Ask) -> anyhow::Result<()> {
+        let [list, add, remove] = forwards::ENDPOINTS;
+        let socket = self.control_socket()?;
+        let (endpoint, answer) = match ask {
+            forwards::Ask::List => (list, client::get(&socket, list)?),
+            forwards::Ask::Add(args) => (add, client::post(&socket, add, &args.request())?),
+            forwards::Ask::Remove(args) => {
+                (remove, client::post(&socket, remove, &args.request())?)
+            }
+        };
+        self.print_answer(&answer, endpoint, |rows: &Vec<_>| ask.render(rows))
     }
 
     fn topology(&self, network: Option<&str>, format: Drawing) -> anyhow::Result<()> {
@@ -345,7 +384,7 @@ fn check(path: Option<&Path>, offline: bool, as_json: bool) -> anyhow::Result<Ex
     let (name, file, mut problems) = read(path)?;
     let plan = planned(&file, &mut problems);
     if !offline {
-        present(&plan, adapters(), &mut problems);
+        host::present(&plan, host::adapters(), &mut problems);
     }
     let (errors, warnings) = (problems.errors(), problems.warnings());
     if as_json {
@@ -368,38 +407,6 @@ fn check(path: Option<&Path>, offline: bool, as_json: bool) -> anyhow::Result<Ex
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Notes which uplinks are not among the adapters, unless they may come later; nothing where those are not known.
-fn present(plan: &Plan, adapters: Option<BTreeSet<String>>, problems: &mut Problems) {
-    let Some(adapters) = adapters else { return };
-    for (path, uplink) in plan.uplinks() {
-        if uplink.optional || adapters.contains(&uplink.name) {
-            continue;
-        }
-        let text = format!(
-            "this machine has no network adapter named {:?}; write optional = true in [{}] if it comes later{}",
-            uplink.name,
-            join("uplink", &uplink.name),
-            did_you_mean(&uplink.name, adapters.iter().map(String::as_str))
-        );
-        problems.error(path, text);
-    }
-}
-
-/// The network adapters of this process's namespace, which what is mounted at /sys need not show.
-fn adapters() -> Option<BTreeSet<String>> {
-    Some(listed_adapters(
-        &std::fs::read_to_string("/proc/self/net/dev").ok()?,
-    ))
-}
-
-/// Reads the names out of /proc/net/dev: after two lines of headings, each line begins with one and a colon.
-fn listed_adapters(text: &str) -> BTreeSet<String> {
-    text.lines()
-        .skip(2)
-        .filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned()))
-        .collect()
 }
 
 fn args(name: &str, vmm: Vmm, mut source: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
@@ -625,14 +632,6 @@ mod tests {
     }
 
     #[test]
-    fn the_adapters_are_those_of_the_list_without_its_headings() {
-        let text = "Inter-|   Receive\n face |bytes\n    lo:       8 0\neth0.10: 0 0\n";
-        let names = ["lo", "eth0.10"].map(str::to_owned);
-        assert_eq!(listed_adapters(text), BTreeSet::from(names));
-        assert!(adapters().is_none_or(|adapters| adapters.contains("lo")));
-    }
-
-    #[test]
     fn the_manual_has_every_command_and_flag() {
         let mut page = Vec::new();
         manual::write(Cli::command(), &mut page).unwrap();
@@ -641,7 +640,11 @@ mod tests {
             "VMLAN RUN",
             "VMLAN LEASES",
             "VMLAN ADOPT",
+            "VMLAN IMPORT",
             "VMLAN UPLINK ADD",
+            "VMLAN NAT",
+            "VMLAN FORWARD ADD",
+            "--balance",
             "--standby",
             "--confirm",
             "--config",
@@ -663,12 +666,9 @@ mod tests {
         file.add_guest("web1", &mut problems);
         let plan = planned(&file, &mut problems);
         assert_eq!(problems.errors(), []);
-        assert_eq!(
-            (
-                plan.networks[0].host_adapter.as_deref(),
-                plan.vms[0].network.as_str()
-            ),
-            (None, "vmnet1")
-        );
+        let adapters = plan.networks.iter();
+        let mut adapters = adapters.filter_map(|network| network.host_adapter.as_deref());
+        assert_eq!(adapters.next(), None);
+        assert_eq!(plan.vms[0].network, "vmnet8");
     }
 }

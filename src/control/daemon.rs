@@ -17,9 +17,12 @@ use crate::control::adopt::{self, Adopter, endpoints};
 use crate::control::api::{Socket, Source};
 use crate::control::args::{Launch, Vmm};
 use crate::control::directory::Directory;
+use crate::control::flow_log::Logs;
+use crate::control::host;
 use crate::control::identity::Macs;
 use crate::control::journal::Leases;
 use crate::control::plan::Plan;
+use crate::control::prefixes::Prefixes;
 use crate::engine::{Durable, Engine};
 use crate::net::Now;
 use crate::ports::guest::Role;
@@ -56,13 +59,21 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     adopter.rest_all(now());
     let macs = Macs::load(&plan).context(start)?;
     macs.save(&plan).context(start)?;
+    let prefixes = Prefixes::load(&plan).context(start)?;
+    prefixes.save(&plan).context(start)?;
     let leases = Leases::open(&plan.state_dir, SystemTime::now()).context(start)?;
     let control = plan.control_socket();
     let listen = || format!("cannot listen on the control socket {}", control.display());
     let mut socket = Socket::bind(&control).with_context(listen)?;
-    let spec = plan.spec(&macs, &leases.by_network());
+    let spec = plan.spec(&macs, &prefixes, &leases.by_network());
+    let flow_log = Logs::open(&plan, &macs)
+        .and_then(Logs::start)
+        .context(start)?;
     let durable = Durable::new().context(start)?;
     let (sender, writer) = leases.start(durable.clone()).context(start)?;
+    for (network, text) in host::clashes(&plan, &host::nets()) {
+        tracing::warn!(network, "{text}");
+    }
     let engine = match Engine::start(spec, Box::new(sender), &durable) {
         Ok(engine) => engine,
         Err(error) => {
@@ -70,19 +81,28 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
             return Err(error).context(start);
         }
     };
+    let flow_writer = flow_log.map(|(log, writer)| {
+        engine.log_flows(Box::new(log));
+        writer
+    });
     adopter.resume(&plan, now());
     let source = Arc::new(Source {
         plan,
+        macs,
+        prefixes,
         engine,
         adopter: adopt::Shared::new(adopter),
         since: Instant::now(),
     });
     let result = socket.publish().with_context(listen).and_then(|()| {
-        announce(&source.plan, &macs, stdout)?;
+        announce(&source.plan, &source.macs, stdout)?;
         notify(&[NotifyState::Ready]);
         tracing::info!(socket = %control.display(), networks = source.plan.networks.len(), vms = source.plan.vms.len(), "ready");
         runtime.block_on(async {
             tokio::spawn(endpoints::keep_time(Arc::clone(&source)));
+            if let Some(writer) = flow_writer.as_ref().filter(|writer| writer.has_files()) {
+                tokio::spawn(reopen_on(signal(SignalKind::hangup())?, writer.reopener()));
+            }
             tokio::select! {
                 served = socket.serve(Arc::clone(&source)) => served.with_context(listen),
                 name = signals.next() => {
@@ -101,7 +121,17 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     source.adopter.lock().rest_all(now());
     source.engine.stop();
     writer.finish();
+    if let Some(writer) = flow_writer {
+        writer.finish();
+    }
     result
+}
+
+/// Has log files opened anew with every signal: somebody has moved them away.
+async fn reopen_on(mut hangup: Signal, reopen: impl Fn()) {
+    while hangup.recv().await.is_some() {
+        reopen();
+    }
 }
 
 /// Gives adapters back what a daemon that was killed had adopted, where this one does not even begin.

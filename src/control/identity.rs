@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::directory;
 use crate::control::plan::Plan;
+use crate::control::plan::nat::Outside;
 use crate::wire::ethernet::MacAddr;
 
 /// Where a machine says who it is, the best first.
@@ -148,6 +149,11 @@ impl Macs {
         self.find(&key("team", network))
     }
 
+    /// Returns the address by which a network's NAT is known in the network that it leads to.
+    pub fn nat(&self, network: &str) -> MacAddr {
+        self.find(&key("nat", network))
+    }
+
     fn find(&self, key: &str) -> MacAddr {
         self.kept.get(key).copied().unwrap_or_default()
     }
@@ -188,7 +194,13 @@ impl Macs {
             .iter()
             .filter(|network| network.team.is_some())
             .map(|network| key("team", &network.name));
+        let nats = plan.networks.iter().filter(|network| {
+            let nat = network.nat.as_ref();
+            nat.is_some_and(|nat| matches!(nat.outside, Outside::Network(_)))
+        });
+        let nats = nats.map(|network| key("nat", &network.name));
         let others = gateways.chain(hosts).chain(hosts_in).chain(teams);
+        let others = others.chain(nats);
         let wanted: Vec<_> = derived.chain(others).collect();
         let mut taken: BTreeSet<_> = typed.values().copied().collect();
         if let Some((kept, mac)) = wanted
@@ -228,7 +240,8 @@ fn file(plan: &Plan) -> PathBuf {
     plan.state_dir.join("macs.json")
 }
 
-fn machine() -> String {
+/// Returns what the machine calls itself.
+pub(in crate::control) fn machine() -> String {
     let read = |path: &&str| {
         std::fs::read_to_string(Path::new(path))
             .ok()
@@ -241,14 +254,20 @@ fn machine() -> String {
         .unwrap_or_default()
 }
 
-/// Hashes the parts to a locally administered address: FNV-1a with 64 bits, folded to 40, behind 02.
-fn derive(parts: &[&str]) -> MacAddr {
+/// Hashes the parts: FNV-1a with 64 bits.
+pub(in crate::control) fn hash(parts: &[&str]) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for part in parts {
         for byte in part.bytes().chain([0]) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
+    hash
+}
+
+/// Hashes the parts to a locally administered address: folded to 40 bits, behind 02.
+fn derive(parts: &[&str]) -> MacAddr {
+    let hash = hash(parts);
     let folded = hash ^ (hash >> 40);
     let [_, _, _, a, b, c, d, e] = folded.to_be_bytes();
     MacAddr([0x02, a, b, c, d, e])

@@ -9,6 +9,7 @@ use crate::control::timestamp;
 
 pub mod dot;
 pub mod group;
+pub mod nat;
 mod sheet;
 pub mod svg;
 pub mod team;
@@ -50,6 +51,14 @@ pub fn status(status: &Status) -> String {
     }
     if !status.teams.is_empty() {
         parts.push(team::glance(&status.teams));
+    }
+    let translators: Vec<_> = status
+        .networks
+        .iter()
+        .filter_map(|network| network.nat.clone())
+        .collect();
+    if !translators.is_empty() {
+        parts.push(nat::glance(&translators));
     }
     let advisories = status.networks.iter().flat_map(|network| {
         network
@@ -323,6 +332,8 @@ mod tests {
             subnet: Some("192.168.81.0/24".to_owned()),
             mtu: 1500,
             advisories: vec!["the DHCP pool is exhausted".to_owned()],
+            prefix: None,
+            nat: None,
         };
         let all = Status {
             version: "0.1.0".to_owned(),

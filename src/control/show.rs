@@ -13,6 +13,7 @@ use crate::engine::{NetworkSnapshot, PortSnapshot, Snapshot};
 use crate::net::port::PortId;
 
 pub mod group;
+pub mod nat;
 pub mod team;
 pub mod topology;
 
@@ -49,6 +50,12 @@ pub struct Network {
     pub mtu: u16,
     /// What an operator should know, one sentence each.
     pub advisories: Vec<String>,
+    /// Its IPv6 prefix, if it has one.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Its translator, where it is a NAT network.
+    #[serde(default)]
+    pub nat: Option<nat::Translator>,
 }
 
 /// A port.
@@ -186,6 +193,11 @@ fn networks(plan: &Plan, snapshot: &Snapshot) -> Vec<Network> {
             subnet: network.subnet.map(|subnet| subnet.net.to_string()),
             mtu: network.mtu,
             advisories: advisories(&network.name),
+            prefix: network
+                .ipv6
+                .and_then(|ipv6| ipv6.prefix)
+                .map(|prefix| prefix.to_string()),
+            nat: nat::translator(network, snapshot),
         })
         .collect()
 }

@@ -241,8 +241,13 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, UplinkError> {
 
 const fn status(error: &ChangeError) -> StatusCode {
     match error {
-        ChangeError::NoNetwork(_) | ChangeError::NoUplink { .. } => StatusCode::NOT_FOUND,
-        ChangeError::NoTeam(_) | ChangeError::Taken { .. } => StatusCode::CONFLICT,
+        ChangeError::NoNetwork(_)
+        | ChangeError::NoUplink { .. }
+        | ChangeError::NoForward { .. } => StatusCode::NOT_FOUND,
+        ChangeError::NoTeam(_)
+        | ChangeError::NoNat(_)
+        | ChangeError::Forward(_)
+        | ChangeError::Taken { .. } => StatusCode::CONFLICT,
         ChangeError::Open(_) => StatusCode::BAD_REQUEST,
         ChangeError::Watch(_) => StatusCode::INTERNAL_SERVER_ERROR,
         ChangeError::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
@@ -273,6 +278,9 @@ fn remedy(error: &ChangeError, teams: &[Team], source: &Source) -> String {
             format!("; to change that, let go of it first: `vmlan uplink remove {network} {name}`")
         }
         ChangeError::NoTeam(_)
+        | ChangeError::NoNat(_)
+        | ChangeError::NoForward { .. }
+        | ChangeError::Forward(_)
         | ChangeError::Open(_)
         | ChangeError::Watch(_)
         | ChangeError::NoAnswer => String::new(),

@@ -8,6 +8,8 @@ use ipnet::Ipv4Net;
 
 use crate::net::vlan::VlanId;
 
+pub mod endpoint;
+
 /// Why a text is not what it should be; the whole sentence.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]

@@ -14,11 +14,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use self::nat::FlowLog;
 pub use self::uplinks::ChangeError;
 use self::uplinks::{NewUplink, OldUplink};
 use self::worker::{Command, Worker};
 use crate::net::member::Member;
 use crate::net::multicast::GroupRow;
+use crate::net::nat::View;
 use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::team::view::TeamView;
@@ -27,7 +29,10 @@ use crate::net::{dhcp, gateway as net_gateway, team};
 use crate::ports::{PortSpec, PortState, packet};
 use crate::wire::ethernet::MacAddr;
 
+mod carry;
 mod gateway;
+mod nat;
+mod router;
 mod slot;
 mod snapshot;
 mod uplinks;
@@ -52,6 +57,8 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// The gateway, where the network has a subnet.
     pub gateway: Option<net_gateway::Spec>,
+    /// The translator's own port in the network that the gateway leads to, where it leads to one.
+    pub outside: Option<OutsidePort>,
     /// The ports, the gateway's aside.
     pub ports: Vec<NetworkPort>,
     /// The team of its uplinks, where it has some; the uplinks are among the ports.
@@ -75,6 +82,17 @@ pub struct NetworkPort {
     pub follow_uplinks: bool,
     /// What it is.
     pub port: PortSpec,
+}
+
+/// The port of a translator in the network that it leads to.
+#[derive(Clone, Debug, Default)]
+pub struct OutsidePort {
+    /// The network's name.
+    pub network: String,
+    /// What that network's switch knows about it; its address and what it may do follow from the translator.
+    pub member: Member,
+    /// The port group's name, if it is in one.
+    pub port_group: Option<String>,
 }
 
 /// What the engine was at one moment.
@@ -101,6 +119,8 @@ pub struct NetworkSnapshot {
     pub team: Option<TeamView>,
     /// The multicast groups that somebody wants, by VLAN and group.
     pub groups: Vec<GroupRow>,
+    /// The NAT, where the network has one.
+    pub nat: Option<View>,
 }
 
 /// One port at one moment.
@@ -164,6 +184,14 @@ pub enum StartError {
         port: String,
         /// What is wrong.
         source: crate::ports::OpenError,
+    },
+    /// A network leads nowhere.
+    #[error("network {network:?} leads to network {outside:?}, which there is not")]
+    NoOutside {
+        /// The network's name.
+        network: String,
+        /// Where it leads to.
+        outside: String,
     },
     /// The system refused a thread or descriptor.
     #[error("cannot start a worker: {0}")]

@@ -24,6 +24,8 @@ pub(super) struct Slot {
     pub(super) network: usize,
     pub(super) port: Box<dyn Port>,
     pub(super) answers: bool,
+    /// The router that has a port of its own here, by number.
+    pub(super) router: Option<usize>,
     pub(super) poll_time: Duration,
     pub(super) up: bool,
     /// Whether its link goes down while no uplink can carry it.
@@ -123,6 +125,7 @@ impl Slot {
             kind,
             network,
             answers: port.answers(),
+            router: None,
             poll_time: port.poll_time(),
             port,
             up: false,

@@ -36,6 +36,13 @@ impl Worker {
                 advisories.push(text.to_owned());
             }
         }
+        let mut routers = self.routing.routers.iter();
+        if let Some(router) = routers.find(|router| router.network() == index) {
+            advisories.extend(router.advisories(now.instant));
+        }
+        for slot in slots() {
+            advisories.extend(slot.port.advisories());
+        }
         if network.switch.is_fdb_full() {
             let text = "the forwarding table is full: frames to further addresses are flooded";
             advisories.push(text.to_owned());
@@ -69,6 +76,8 @@ impl Worker {
         for network in &mut self.networks {
             network.switch.set_now(now.instant);
         }
+        let nats = (0..self.networks.len()).map(|index| self.with_nat(index, |nat| nat.view(now)));
+        let mut nats = nats.collect::<Vec<_>>().into_iter();
         let networks = self.networks.iter().enumerate().map(|(index, network)| {
             let slots = || self.slots.iter().filter(move |slot| slot.network == index);
             let rows = network.switch.fdb_rows().into_iter();
@@ -83,6 +92,7 @@ impl Worker {
                     .collect(),
                 team: network.switch.team().map(|team| team.view(now.instant)),
                 groups: network.switch.group_rows(),
+                nat: nats.next().flatten(),
                 leases: slots()
                     .find_map(|slot| slot.port.gateway())
                     .map(|gateway| gateway.leases(now))

@@ -1,7 +1,7 @@
 //! Uplinks that come and go while frames flow.
 
+use std::net::SocketAddr;
 use std::thread;
-
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use super::slot::Slot;
 use super::worker::{Worker, clock};
 use crate::net::member::Member;
+use crate::net::nat::forward::ForwardError;
 use crate::net::port::PortId;
 use crate::net::team::Role;
 use crate::net::vlan::PortVlan;
@@ -45,6 +46,22 @@ pub enum ChangeError {
     /// The kernel refuses to watch the adapter.
     #[error("cannot watch the uplink: {0}")]
     Watch(#[from] std::io::Error),
+    /// The network leads nowhere.
+    #[error("network {0:?} has no NAT: its mode is not \"nat\"")]
+    NoNat(String),
+    /// A port cannot be forwarded.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// Nothing is forwarded there.
+    #[error("network {network:?} forwards no {protocol} port {listen}")]
+    NoForward {
+        /// The network.
+        network: String,
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address and the first port.
+        listen: SocketAddr,
+    },
     /// The worker is stuck.
     #[error("the worker does not answer; restart the daemon")]
     NoAnswer,
@@ -161,9 +178,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells the neighbours of all uplinks that this is the end.
+    /// Tells the stations of all networks, and the neighbours of all uplinks, that this is the end.
     pub(super) fn say_good_bye(&mut self) {
-        let now = clock().instant;
+        let clock = clock();
+        let now = clock.instant;
+        for index in 0..self.slots.len() {
+            if let (true, Ok(id)) = (self.slots[index].answers, u16::try_from(index)) {
+                self.slots[index].port.handle_stop(clock);
+                self.visit(PortId(id), now);
+            }
+        }
         for index in 0..self.networks.len() {
             if let Some(team) = self.networks[index].switch.team_mut() {
                 team.shut_down(&mut self.own);
@@ -172,7 +196,7 @@ impl Worker {
         }
     }
 
-    fn find_network(&self, name: &str) -> Result<usize, ChangeError> {
+    pub(super) fn find_network(&self, name: &str) -> Result<usize, ChangeError> {
         self.networks
             .iter()
             .position(|network| &*network.name == name)

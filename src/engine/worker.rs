@@ -18,10 +18,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::carry::Floor;
 use super::gateway::GatewayPort;
+use super::nat::{FlowLog, NatRequest, Probes};
+use super::router::{Leading, Routing};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
-use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError};
+use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError, nat};
 use crate::net::Now;
 use crate::net::gateway::Gateway;
 use crate::net::member::Member;
@@ -51,16 +54,22 @@ pub(super) enum Command {
     AddUplink(Box<NewUplink>),
     /// Let go of an uplink.
     RemoveUplink(OldUplink),
+    /// Ask or change the NAT of a network.
+    Nat(Box<(String, NatRequest)>),
+    /// Tell what becomes of flows.
+    LogFlows(Box<dyn FlowLog>),
     /// Close every port and end.
     Stop,
 }
 
 pub(super) struct Network {
     pub(super) name: Arc<str>,
-    mtu: u16,
+    pub(super) mtu: u16,
     pub(super) switch: Switch,
     /// What of its advisories has been logged.
     pub(super) logged: BTreeSet<String>,
+    /// The targets of its port forwards that are looked after.
+    pub(super) probes: Probes,
 }
 
 struct Epoll(RawFd);
@@ -77,12 +86,15 @@ pub(super) struct Worker {
     pub(super) slots: Vec<Slot>,
     pub(super) networks: Vec<Network>,
     pub(super) hot: Vec<PortId>,
-    burst: Burst,
-    outbox: Outbox,
+    pub(super) burst: Burst,
+    pub(super) outbox: Outbox,
+    pub(super) routing: Routing,
     /// What a network has to say of itself.
     pub(super) own: OwnFrames,
-    own_burst: Burst,
-    next_timer: Option<Instant>,
+    pub(super) own_burst: Burst,
+    pub(super) next_timer: Option<Instant>,
+    /// Where what becomes of flows is told.
+    pub(super) flow_log: Option<Box<dyn FlowLog>>,
     commands: Receiver<Command>,
     pub(super) durable: Durable,
     epoll: Epoll,
@@ -118,18 +130,24 @@ impl Worker {
             hot: Vec::new(),
             burst: Burst::default(),
             outbox: Outbox::default(),
+            routing: Routing::default(),
             own: OwnFrames::default(),
             own_burst: Burst::default(),
             next_timer: None,
+            flow_log: None,
             commands,
             durable: durable.clone(),
             epoll,
             _wake: wake,
         };
         let now = clock();
+        let specs = spec.networks.iter().enumerate();
+        let leading = specs.filter_map(|(index, network)| Leading::of(network, index));
+        let leading = leading.collect();
         for network in spec.networks {
             worker.open_network(network, ledger, durable, now)?;
         }
+        worker.open_routers(leading, now)?;
         // Only the worker knows the time: its ports plan their first look at their links from this.
         for slot in &mut worker.slots {
             slot.port.handle_timeout(now);
@@ -161,6 +179,7 @@ impl Worker {
                 now.instant,
             ),
             logged: BTreeSet::new(),
+            probes: Probes::default(),
         });
         for member in spec.ports {
             let opened = member.port.open();
@@ -183,8 +202,19 @@ impl Worker {
         }
         if let Some(gateway) = spec.gateway {
             let mac = gateway.mac;
+            let sockets = nat::sockets(&gateway, spec.mtu);
+            let forwards = gateway.nat.as_ref().map(|nat| nat.forwards.clone());
             let gateway = Gateway::new(gateway, spec.mtu, now);
-            let port = GatewayPort::new(name, gateway, ledger.clone(), durable.clone(), now);
+            let (ledger, durable) = (ledger.clone(), durable.clone());
+            let mut port = GatewayPort::new(Arc::clone(&name), gateway, ledger, durable, now);
+            if let Some(sockets) = sockets {
+                let opened = port.open_sockets(&sockets);
+                opened.map_err(|source| StartError::Port {
+                    network: name.to_string(),
+                    port: "gateway".to_owned(),
+                    source,
+                })?;
+            }
             let slot = Slot::new(
                 "gateway".to_owned(),
                 "gateway",
@@ -199,6 +229,7 @@ impl Worker {
                     ..Member::default()
                 },
             )?;
+            self.watch_targets(index, &forwards.unwrap_or_default(), now);
         }
         Ok(())
     }
@@ -231,7 +262,7 @@ impl Worker {
             let now = Instant::now();
             self.visit_hot(now);
             if self.next_timer.is_some_and(|at| now >= at) {
-                self.handle_timers();
+                self.handle_timers(clock());
             }
             let wait = match (self.hot.is_empty(), self.next_timer) {
                 (false, _) if now.saturating_duration_since(asked) < EVENTS_EVERY => continue,
@@ -271,11 +302,15 @@ impl Worker {
     }
 
     /// Looks at every hot port once, and leaves those to epoll where nothing comes any more.
-    fn visit_hot(&mut self, now: Instant) {
+    pub(super) fn visit_hot(&mut self, now: Instant) {
         let mut index = 0;
         while let Some(port) = self.hot.get(index).copied() {
             let worked = self.visit(port, now);
             let slot = &mut self.slots[port.index()];
+            if slot.answers {
+                // What it has sent may want to be looked after.
+                self.next_timer = earlier(self.next_timer, slot.port.poll_timeout());
+            }
             if worked {
                 slot.idle_since = now;
             } else if now.saturating_duration_since(slot.idle_since) >= slot.poll_time {
@@ -368,22 +403,41 @@ impl Worker {
     }
 
     /// Carries one burst from a port to where it goes; tells whether there was one.
-    fn visit(&mut self, ingress: PortId, now: Instant) -> bool {
+    pub(super) fn visit(&mut self, ingress: PortId, now: Instant) -> bool {
         let Self {
             slots,
             networks,
             burst,
             outbox,
+            routing,
             own,
             hot,
             next_timer,
+            flow_log,
             ..
         } = self;
         let slot = &mut slots[ingress.index()];
         let network = &mut networks[slot.network];
         burst.clear();
+        if slot.answers {
+            slot.port.set_now(Now {
+                instant: now,
+                wall: SystemTime::now(),
+            });
+        }
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
+        }
+        if slot.answers {
+            // What came in from outside may have something due.
+            *next_timer = earlier(*next_timer, slot.port.poll_timeout());
+            if let Some(log) = flow_log
+                && let Some(nat) = slot.port.nat()
+            {
+                for event in nat.take_events() {
+                    log.note(&network.name, &event);
+                }
+            }
         }
         let (was_up, of_network) = (slot.up, slot.network);
         slot.follow_link(ingress, &mut network.switch, now, own);
@@ -411,50 +465,54 @@ impl Worker {
                 slot.drops.count(reason);
             }
         }
+        let mut floor = Floor {
+            slots,
+            networks,
+            own,
+            hot,
+            next_timer,
+            changed,
+            refused: 0,
+            now,
+        };
         outbox.drain(|port, batch| {
-            let slot = &mut slots[port.index()];
-            if slot.answers {
-                slot.port.set_now(Now {
-                    instant: now,
-                    wall: SystemTime::now(),
-                });
-            }
-            match slot.port.transmit(burst, batch, &mut slot.drops) {
-                Ok(sent) => {
-                    slot.egress.frames += sent.frames;
-                    slot.egress.bytes += sent.bytes;
-                }
-                Err(fault) => slot.report(&network.name, &fault, now),
-            }
-            let was_up = slot.up;
-            slot.follow_link(port, &mut network.switch, now, own);
-            changed |= slot.up != was_up;
-            if slot.answers {
-                *next_timer = earlier(*next_timer, slot.port.poll_timeout());
-                if !slot.hot {
-                    slot.heat();
-                    hot.push(port);
-                }
+            if floor.slots[port.index()].router.is_some() {
+                routing.aside.add(port, ingress, 0, batch);
+            } else {
+                floor.deliver(port, burst, batch);
             }
         });
+        changed = floor.changed;
+        let refused = floor.refused;
         if outbox.has_own() {
             changed = true;
             for index in outbox.take_own() {
                 let frame = &burst.frames()[usize::from(index)];
                 let mut copy = Vec::new();
                 burst.copy_frame(frame, TagAction::Keep, &mut copy);
-                network.switch.handle_own(ingress, &copy, own);
+                let switch = &mut networks[of_network].switch;
+                switch.handle_own(ingress, &copy, own);
             }
         }
-        slots[ingress.index()].port.release(burst);
-        if changed {
+        let routed = !routing.aside.is_empty();
+        if routed {
+            changed |= self.route(now);
+        }
+        let port = &mut self.slots[ingress.index()].port;
+        if refused != 0 {
+            port.refused(refused);
+        }
+        port.release(&mut self.burst);
+        if routed {
+            self.finish_routing(changed, now);
+        } else if changed {
             self.follow_switch(of_network, now);
         }
         true
     }
 
-    fn handle_timers(&mut self) {
-        let now = clock();
+    /// Does what is due.
+    pub(super) fn handle_timers(&mut self, now: Now) {
         for index in 0..self.networks.len() {
             let (slots, switch) = (&self.slots, &mut self.networks[index].switch);
             if switch.poll_timeout() > now.instant {
@@ -483,6 +541,7 @@ impl Worker {
                 }
             }
         }
+        self.handle_router_timers(now);
         self.plan_timer();
     }
 
@@ -497,7 +556,8 @@ impl Worker {
             .iter()
             .map(|network| network.switch.poll_timeout())
             .min();
-        self.next_timer = earlier(ports, switches);
+        let routers = self.routing.poll_timeout(Instant::now());
+        self.next_timer = earlier(earlier(ports, switches), routers);
     }
 
     /// Does what the control thread asked for; tells whether that was to stop.
@@ -516,7 +576,13 @@ impl Worker {
                 }
                 Command::AddUplink(new) => self.add_uplink(*new),
                 Command::RemoveUplink(old) => self.remove_uplink(&old),
+                Command::LogFlows(log) => self.flow_log = Some(log),
+                Command::Nat(asked) => {
+                    let (network, request) = *asked;
+                    self.handle_nat(&network, request);
+                }
                 Command::Stop => {
+                    self.shut_down_routers();
                     self.say_good_bye();
                     return true;
                 }
@@ -533,7 +599,8 @@ fn run(now: Now) -> u32 {
         .map_or(0, |since| since.subsec_nanos())
 }
 
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+/// Returns the earlier of two times.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }
 
@@ -546,7 +613,7 @@ fn millis_up(duration: Duration) -> i32 {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread::{self, ThreadId};
 
     use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
@@ -555,9 +622,10 @@ mod tests {
     use crate::engine::Journal;
     use crate::net::dhcp::Record;
     use crate::net::drops::Drops;
-    use crate::net::neighbours;
+    use crate::net::gateway::{self, ServiceSpec};
     use crate::net::outbox::Egress;
     use crate::net::team::{self, Detection, LoadBalancing, Policy, Role};
+    use crate::net::{inside, neighbours, router_advertisement};
     use crate::ports::{Port, PortFault, PortState, PortStatus, Sent};
     use crate::wire::ethernet::MacAddr;
 
@@ -576,6 +644,8 @@ mod tests {
         event: Arc<EventFd>,
         /// The thread that closed the port.
         closed: Arc<Mutex<Option<ThreadId>>>,
+        /// How many frames were handed to the port.
+        sent: Arc<AtomicUsize>,
     }
 
     impl Wire {
@@ -584,6 +654,7 @@ mod tests {
                 cut: Arc::default(),
                 event: Arc::new(eventfd()),
                 closed: Arc::default(),
+                sent: Arc::default(),
             }
         }
 
@@ -626,9 +697,10 @@ mod tests {
         fn transmit(
             &mut self,
             _burst: &Burst,
-            _batch: &[Egress],
+            batch: &[Egress],
             _drops: &mut Drops,
         ) -> Result<Sent, PortFault> {
+            self.0.sent.fetch_add(batch.len(), Ordering::Relaxed);
             Ok(Sent::default())
         }
 
@@ -730,13 +802,57 @@ mod tests {
         remove(&mut worker, "one");
         assert!(!worker.handle_events(&[event(0, true), event(0, false), event(7, true)]));
         worker.visit_hot(Instant::now());
-        worker.handle_timers();
+        worker.handle_timers(clock());
         assert_eq!(worker.snapshot().networks[0].ports.len(), 1);
         add(&mut worker, "three");
         assert!(!worker.handle_events(&[event(0, true), event(0, false)]));
         worker.visit_hot(Instant::now());
         assert_eq!(worker.slots.len(), 2, "its number is used again");
         assert!(worker.slots[0].up);
+    }
+
+    #[test]
+    fn stations_hear_that_their_network_ends() {
+        let (mut worker, ..) = worker(Duration::ZERO);
+        let advertised = router_advertisement::Spec {
+            prefix: "fd00::/64".parse().unwrap(),
+            link_local: "fe80::2".parse().unwrap(),
+            mtu: 1500,
+            dns: Vec::new(),
+            search: Vec::new(),
+            managed: false,
+            other: false,
+            autonomous: true,
+            router_lifetime: router_advertisement::Spec::ROUTER_LIFETIME,
+            valid: router_advertisement::Spec::VALID,
+            preferred: router_advertisement::Spec::PREFERRED,
+            min_interval: router_advertisement::Spec::MIN_INTERVAL,
+            max_interval: router_advertisement::Spec::MAX_INTERVAL,
+        };
+        let network = NetworkSpec {
+            name: "inside".to_owned(),
+            mtu: 1500,
+            gateway: Some(gateway::Spec {
+                mac: MacAddr([2, 0, 0, 0, 0, 2]),
+                services: vec![ServiceSpec::RouterAdvertisement(Box::new(advertised))],
+                inside: inside::Spec::default(),
+                nat: None,
+            }),
+            ..NetworkSpec::default()
+        };
+        let (now, durable) = (clock(), worker.durable.clone());
+        let ledger = Ledger::new(Box::new(Forgetful));
+        worker
+            .open_network(network, &ledger, &durable, now)
+            .unwrap();
+        let wire = Wire::new();
+        let port = Box::new(Silent(wire.clone()));
+        let slot = Slot::new("vm".to_owned(), "guest", 1, port, now.instant);
+        worker.add(slot, Member::default()).unwrap();
+        worker.visit_hot(now.instant);
+        let before = wire.sent.load(Ordering::Relaxed);
+        worker.say_good_bye();
+        assert_eq!(wire.sent.load(Ordering::Relaxed), before + 1);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum DropReason {
     DhcpGuard,
     /// A router advertisement from a port that may not be a router (RFC 6105).
     RaGuard,
+    /// It has passed too many routers.
+    Loop,
     /// The offload fields do not describe the frame.
     BadOffload,
     /// The receiver had no buffer free.
@@ -60,7 +62,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Runt,
         Self::TooBig,
         Self::BadSource,
@@ -77,6 +79,7 @@ impl DropReason {
         Self::StormControl,
         Self::DhcpGuard,
         Self::RaGuard,
+        Self::Loop,
         Self::BadOffload,
         Self::NoBuffer,
         Self::BufferTooSmall,
@@ -108,6 +111,7 @@ impl DropReason {
             Self::StormControl => "storm_control",
             Self::DhcpGuard => "dhcp_guard",
             Self::RaGuard => "ra_guard",
+            Self::Loop => "loop",
             Self::BadOffload => "bad_offload",
             Self::NoBuffer => "no_buffer",
             Self::BufferTooSmall => "buffer_too_small",

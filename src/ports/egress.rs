@@ -59,7 +59,12 @@ pub(super) fn send_batch<S: Sink>(
                 sent.frames += 1;
                 sent.bytes += u64::from(frame.head.frame_len);
             }
-            Err(reason) => drops.count(reason),
+            Err(reason) => {
+                if reason == DropReason::NoBuffer {
+                    sent.refused |= 1u64.unbounded_shl(u32::from(egress.frame));
+                }
+                drops.count(reason);
+            }
         }
     }
     sent
@@ -88,4 +93,48 @@ fn send_finished<S: Sink>(
             }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A receiver that has so many buffers free.
+    struct Few(usize);
+
+    impl Sink for Few {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::ALL
+        }
+
+        fn put(
+            &mut self,
+            _header: VirtioNetHeader,
+            head: &[u8],
+            _body: &[Segment],
+        ) -> Result<(), DropReason> {
+            if head.len() > 60 {
+                return Err(DropReason::TooBig);
+            }
+            self.0 = self.0.checked_sub(1).ok_or(DropReason::NoBuffer)?;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn frames_that_find_no_buffer_are_told_one_by_one() {
+        let mut burst = Burst::default();
+        for len in [60, 61, 60, 60, 60] {
+            burst.push_owned(vec![0; len], VirtioNetHeader::default());
+        }
+        let batch = [0, 1, 2, 4].map(|frame| Egress {
+            frame,
+            action: TagAction::Keep,
+        });
+        let (mut scratch, mut drops) = (Scratch::default(), Drops::default());
+        let sent = send_batch(&mut Few(1), &burst, &batch, &mut scratch, &mut drops);
+        assert_eq!((sent.frames, sent.refused), (1, 0b10100));
+        let counted = [(DropReason::TooBig, 1), (DropReason::NoBuffer, 2)];
+        assert_eq!(drops.iter().collect::<Vec<_>>(), counted);
+    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::gateway::Gateway;
+use crate::net::nat::Nat;
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
 use crate::wire::ethernet::MacAddr;
@@ -17,6 +18,8 @@ use crate::wire::ethernet::MacAddr;
 pub mod burst;
 pub mod guest;
 pub mod packet;
+pub mod resolver;
+pub mod sockets;
 pub mod tap;
 
 mod egress;
@@ -126,6 +129,8 @@ pub struct Sent {
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Frames of the burst that the receiver had no buffer free for, one bit each.
+    pub refused: u64,
 }
 
 /// What a physical adapter says of itself.
@@ -154,6 +159,9 @@ pub trait Port: Send {
     ///
     /// The port's peer or device is broken; the port has taken itself down.
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault>;
+
+    /// Hears that receivers had no buffer free for those frames of the burst, one bit each; before [`Port::release`].
+    fn refused(&mut self, _frames: u64) {}
 
     /// Gives the memory of the burst's frames back to where they came from.
     fn release(&mut self, burst: &mut Burst);
@@ -209,7 +217,22 @@ pub trait Port: Send {
         None
     }
 
-    /// Tells the present to a port that [answers](Port::answers), before a batch is handed to it.
+    /// The translator behind this port, if it has one.
+    fn nat(&mut self) -> Option<&mut dyn Nat> {
+        None
+    }
+
+    /// What an operator should know of the port, one sentence each.
+    fn advisories(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The gateway behind this port, to be told something.
+    fn gateway_mut(&mut self) -> Option<&mut Gateway> {
+        None
+    }
+
+    /// Tells the present to a port that [answers](Port::answers), before a batch is handed to it or frames are received.
     fn set_now(&mut self, _now: Now) {}
 
     /// The next time at which [`Port::handle_timeout`] has work to do.
@@ -219,6 +242,9 @@ pub trait Port: Send {
 
     /// Does what is due. Called once when a worker takes the port, which starts its timers.
     fn handle_timeout(&mut self, _now: Now) {}
+
+    /// Tells that this is the end. What the port has to say of it is received from it once more.
+    fn handle_stop(&mut self, _now: Now) {}
 }
 
 /// Registers descriptors with the worker, for one port. Readiness is reported once each time it arises.

@@ -8,7 +8,8 @@
 //!
 //! The host may take its side down, move the device to another network namespace, or even delete it. The kernel tells of
 //! changes in the namespace where the device was made, and the port follows them at once. At intervals it looks by itself,
-//! follows a device that was moved, and makes a deleted one again. Whether IPv6 is on and how it gets addresses is left to the host.
+//! follows a device that was moved, and makes a deleted one again. Whether IPv6 is on and how it gets addresses is left to the host; but where the
+//! network is of vmlan's own making, no router in it becomes the host's default router.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -171,8 +172,24 @@ fn configure(adapter: &Adapter, spec: &Spec) -> io::Result<()> {
     adapter.set_mtu(spec.mtu)?;
     if let Some(address) = spec.address {
         adapter.set_address(address)?;
+        keep_own_way_out(&spec.name);
     }
     adapter.bring_up()
+}
+
+/// Keeps the host from taking the gateway of its own network, which advertises itself to guests, for its way out: what
+/// the gateway sends there leaves by the host, and would come back.
+fn keep_own_way_out(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra_defrtr");
+    match std::fs::write(&path, "0") {
+        Ok(()) => {}
+        // The kernel has no IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(
+            %error,
+            "the host may take the gateway behind {name} for its way out by IPv6: set {path} to 0"
+        ),
+    }
 }
 
 fn refused(attempt: String, source: io::Error) -> OpenError {

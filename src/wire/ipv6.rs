@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use super::be16;
 use super::checksum::Sum;
+use super::ethernet::MacAddr;
 
 /// Length of the fixed header in bytes.
 pub const HEADER_LEN: usize = 40;
@@ -56,6 +57,18 @@ impl<'a> Ipv6<'a> {
         packet.extend_from_slice(self.payload);
         Some(packet)
     }
+}
+
+/// Returns the group in which the owner of an address listens for solicitations (RFC 4291, section 2.7.1).
+pub const fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
+    const PREFIX: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
+    Ipv6Addr::from_bits(PREFIX | (ip.to_bits() & 0x00ff_ffff))
+}
+
+/// Returns the hardware address to which packets for a group are sent (RFC 2464, section 7).
+pub const fn group_mac(group: Ipv6Addr) -> MacAddr {
+    let [.., a, b, c, d] = group.octets();
+    MacAddr([0x33, 0x33, a, b, c, d])
 }
 
 /// Returns the sum over the pseudo-header of a transport protocol (RFC 8200, section 8.1).
@@ -130,6 +143,17 @@ mod tests {
         let Ipv6 { src, dst, .. } = packet();
         // fe80 + 1 + ff02 + 2 + 3 + 58 = 1fdc2, and the carry comes round.
         assert_eq!(pseudo_header(src, dst, 58, 3).fold(), 0xfdc3);
+    }
+
+    #[test]
+    fn groups_have_the_addresses_of_the_rfcs() {
+        let ip: Ipv6Addr = "4037::01:800:200e:8c6c".parse().unwrap();
+        let group = solicited_node(ip);
+        assert_eq!(group, "ff02::1:ff0e:8c6c".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(
+            group_mac(group),
+            MacAddr([0x33, 0x33, 0xff, 0x0e, 0x8c, 0x6c])
+        );
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Bytes to values and back: Ethernet, ARP, IPv4, UDP, ICMP, DHCP and the virtio-net header.
+//! Bytes to values and back: Ethernet, ARP, IPv4, TCP, UDP, ICMP, DHCP, DNS and the virtio-net header.
 //!
 //! Nothing here keeps state, reads a clock or does I/O. Parsers take slices of any length and content and
 //! return `None` for what they cannot read; emitters return owned bytes.
@@ -9,8 +9,12 @@ pub mod beacon;
 pub mod cdp;
 pub mod checksum;
 pub mod dhcp;
+pub mod dhcp6;
+pub mod dns;
+pub mod domain;
 pub mod ethernet;
 pub mod icmp;
+pub mod icmp6;
 pub mod igmp;
 pub mod ipv4;
 pub mod ipv6;
@@ -18,6 +22,8 @@ pub mod lacp;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
+pub mod solicitation;
+pub mod tcp;
 pub mod udp;
 pub mod virtio_net;
 

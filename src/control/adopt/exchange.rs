@@ -21,7 +21,7 @@ const ANSWERS: usize = 1 << 16;
 /// # Errors
 ///
 /// The kernel refuses, or whoever takes the answers does.
-pub(super) fn dump(
+pub(in crate::control) fn dump(
     message: RouteNetlinkMessage,
     take: impl FnMut(RouteNetlinkMessage) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {

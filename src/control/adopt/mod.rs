@@ -47,7 +47,7 @@ use crate::net::Now;
 mod carry;
 pub mod command;
 pub mod endpoints;
-mod exchange;
+pub(in crate::control) mod exchange;
 pub mod host;
 pub mod kernel;
 pub mod record;

@@ -6,6 +6,7 @@ use super::word;
 use crate::control::duration::Span;
 use crate::control::problem::Problems;
 use crate::control::section::Section;
+use crate::control::value::endpoint::Address6;
 use crate::control::value::{Address, Domain, Hex, Range, Subnet, Text};
 use crate::net::dhcp::Identity;
 use crate::wire::ethernet::MacAddr;
@@ -22,8 +23,18 @@ pub enum Dhcp {
     On(Box<Server>),
 }
 
+impl Dhcp {
+    /// Returns what was said of the server, if there is a table of it.
+    pub fn server(&self) -> Option<&Server> {
+        match self {
+            Self::Unsaid | Self::Off => None,
+            Self::On(server) => Some(server),
+        }
+    }
+}
+
 /// A DHCP server as it was typed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Server {
     /// The addresses for clients without a reservation.
     pub pool: Option<Range>,
@@ -35,10 +46,10 @@ pub struct Server {
     pub renew: Option<Span>,
     /// When clients rebind.
     pub rebind: Option<Span>,
-    /// The routers.
-    pub router: Vec<Address>,
-    /// The name servers.
-    pub dns: Vec<Address>,
+    /// The routers, where it was said.
+    pub router: Option<Vec<Address>>,
+    /// The name servers, where it was said.
+    pub dns: Option<Vec<Address>>,
     /// The time servers.
     pub ntp: Vec<Address>,
     /// The domain name.
@@ -66,7 +77,7 @@ pub struct Server {
 }
 
 /// A reservation as it was typed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reservation {
     /// The VM it is for.
     pub vm: Option<String>,
@@ -74,6 +85,8 @@ pub struct Reservation {
     pub mac: Option<MacAddr>,
     /// The address.
     pub ip: Option<Address>,
+    /// The IPv6 address, or its end.
+    pub ip6: Option<Address6>,
     /// The client's name.
     pub hostname: Option<Domain>,
 }
@@ -104,8 +117,8 @@ impl Server {
             max_lease: section.parsed("max_lease", problems),
             renew: section.parsed("renew", problems),
             rebind: section.parsed("rebind", problems),
-            router: section.list("router", problems).unwrap_or_default(),
-            dns: section.list("dns", problems).unwrap_or_default(),
+            router: section.list("router", problems),
+            dns: section.list("dns", problems),
             ntp: section.list("ntp", problems).unwrap_or_default(),
             domain: section.parsed("domain", problems),
             search: section.list("search", problems).unwrap_or_default(),
@@ -134,6 +147,7 @@ impl Reservation {
             vm: section.text("vm", problems),
             mac: section.parsed("mac", problems),
             ip: section.parsed("ip", problems),
+            ip6: section.parsed("ip6", problems),
             hostname: section.parsed("hostname", problems),
         };
         section.finish(problems);

@@ -16,6 +16,9 @@ use crate::ports::guest::Role;
 use crate::wire::ethernet::MacAddr;
 
 pub mod dhcp;
+pub mod dns;
+pub mod ipv6;
+pub mod nat;
 pub mod network;
 pub mod port_group;
 pub mod security;
@@ -133,7 +136,8 @@ impl File {
         let usual = self
             .networks
             .keys()
-            .find(|network| *network == "vmnet1")
+            .find(|network| *network == "vmnet8")
+            .or_else(|| self.networks.keys().find(|network| *network == "vmnet1"))
             .or(only);
         let Some(network) = network.map(str::to_owned).or_else(|| usual.cloned()) else {
             problems.error(

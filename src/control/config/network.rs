@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::dhcp::{self, Dhcp};
+use super::dns::{self, Dns};
+use super::ipv6::{self, Ipv6};
+use super::nat::{Forward, Nat};
 use super::port_group::PortGroup;
 use super::security::Security;
 use super::team::Team;
@@ -20,6 +23,8 @@ pub enum Mode {
     Isolated,
     /// Guests on the LAN behind an uplink.
     Bridged,
+    /// Guests who reach the outside by the address of another.
+    Nat,
 }
 
 impl Mode {
@@ -29,6 +34,7 @@ impl Mode {
             Self::HostOnly => "host-only",
             Self::Isolated => "isolated",
             Self::Bridged => "bridged",
+            Self::Nat => "nat",
         }
     }
 }
@@ -54,6 +60,14 @@ pub struct Network {
     pub port_groups: BTreeMap<String, PortGroup>,
     /// Its DHCP server.
     pub dhcp: Dhcp,
+    /// Its DNS server.
+    pub dns: Dns,
+    /// Its IPv6.
+    pub ipv6: Ipv6,
+    /// Its NAT.
+    pub nat: Option<Nat>,
+    /// The ports that lead to its guests.
+    pub forwards: Vec<Forward>,
 }
 
 impl Network {
@@ -80,32 +94,23 @@ impl Network {
                 .extend(checked(name, &groups, problems, |Name(name)| (name, group)));
         }
         network.dhcp = dhcp::read(&mut section, problems);
-        section.unavailable(
-            "nat",
-            "guests reach the outside through a bridged network",
-            problems,
-        );
-        section.unavailable(
-            "forward",
-            "guests of a bridged network are reached directly",
-            problems,
-        );
+        network.dns = dns::read(&mut section, problems);
+        network.ipv6 = ipv6::read(&mut section, problems);
+        network.nat = section
+            .section("nat", problems)
+            .map(|section| Nat::read(section, problems));
+        network.forwards = section
+            .array("forward", problems)
+            .into_iter()
+            .map(|section| Forward::read(section, problems))
+            .collect();
         section.finish(problems);
         network
     }
 }
 
 fn mode(section: &mut Section, problems: &mut Problems) -> Option<Mode> {
-    let modes = [Mode::HostOnly, Mode::Isolated, Mode::Bridged].map(|mode| (mode.name(), mode));
-    word(
-        section,
-        "mode",
-        &modes,
-        &[],
-        &[(
-            "nat",
-            "use \"bridged\" to reach the outside, or \"host-only\"",
-        )],
-        problems,
-    )
+    let modes = [Mode::HostOnly, Mode::Nat, Mode::Bridged, Mode::Isolated];
+    let modes = modes.map(|mode| (mode.name(), mode));
+    word(section, "mode", &modes, &[], &[], problems)
 }

@@ -1,7 +1,7 @@
 //! The DHCP server of a network: what the file says, within the subnet, filled up with what it does not say.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::control::config::dhcp::Server;
@@ -9,6 +9,7 @@ use crate::control::duration::Span;
 use crate::control::plan::subnet::{POOL, Subnet};
 use crate::control::plan::{Vm, hostname, station};
 use crate::control::problem::{Problems, did_you_mean, join};
+use crate::control::value::endpoint::Address6;
 use crate::control::value::{Address, Domain, Hex, OPTION, Range, Text};
 use crate::net::dhcp;
 use crate::wire::ethernet::MacAddr;
@@ -33,6 +34,8 @@ pub struct Reservation {
     pub client: Client,
     /// The address.
     pub ip: Ipv4Addr,
+    /// The IPv6 address, or its end.
+    pub ip6: Option<Ipv6Addr>,
     /// The client's name.
     pub hostname: Option<String>,
 }
@@ -60,15 +63,13 @@ impl Dhcp {
         let path = join(network, "dhcp");
         let pool = subnet.map(|subnet| pool(server.pool, subnet, &path, problems));
         let lease = lease(server, &path, problems);
-        for (key, addresses) in [
-            ("router", &server.router),
-            ("dns", &server.dns),
-            ("ntp", &server.ntp),
-        ] {
+        let list = |list: &Option<Vec<Address>>| list.clone().unwrap_or_default();
+        let (router, dns) = (list(&server.router), list(&server.dns));
+        for (key, addresses) in [("router", &router), ("dns", &dns), ("ntp", &server.ntp)] {
             fits(addresses.len() * 4, &join(&path, key), problems);
         }
         if let Some(subnet) = subnet {
-            routers(server, subnet, &path, problems);
+            routers(&router, server, subnet, &path, problems);
         }
         fits(
             server
@@ -108,8 +109,8 @@ impl Dhcp {
                 .map_or_else(|| MAX_LEASE.max(lease), |Span(max)| max),
             renew: server.renew.map(|Span(renew)| renew),
             rebind: server.rebind.map(|Span(rebind)| rebind),
-            routers: addresses(&server.router),
-            dns: addresses(&server.dns),
+            routers: addresses(&router),
+            dns: addresses(&dns),
             ntp: addresses(&server.ntp),
             domain: server.domain.clone().map(|Domain(domain)| domain),
             search: server
@@ -137,8 +138,14 @@ impl Dhcp {
 }
 
 /// Checks that clients can reach whom they are told to send packets to.
-fn routers(server: &Server, subnet: Subnet, path: &str, problems: &mut Problems) {
-    for (index, Address(router)) in server.router.iter().enumerate() {
+fn routers(
+    routers: &[Address],
+    server: &Server,
+    subnet: Subnet,
+    path: &str,
+    problems: &mut Problems,
+) {
+    for (index, Address(router)) in routers.iter().enumerate() {
         if !subnet.net.contains(router) {
             problems.error(
                 format!("{path}.router[{index}]"),
@@ -316,13 +323,15 @@ fn reservations(
         planned.push(Reservation {
             client,
             ip,
+            ip6: reservation.ip6.map(|Address6(ip)| ip),
             hostname,
         });
     }
     planned
 }
 
-fn client_vm(
+/// Finds a VM that must be in the network.
+pub(super) fn client_vm(
     name: &str,
     network: &str,
     vms: &[Vm],

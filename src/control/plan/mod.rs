@@ -12,7 +12,7 @@ use crate::control::config::{self, File};
 use crate::control::plan::port_group::PortGroup;
 use crate::control::plan::team::{Team, Uplink};
 use crate::control::problem::{Problems, did_you_mean, join};
-use crate::control::value::{Adapter, is_label};
+use crate::control::value::{Adapter, Address, Domain, is_label};
 use crate::net::guard::Guards;
 use crate::net::security::Security;
 use crate::net::vlan::PrivateVlans;
@@ -20,13 +20,22 @@ use crate::ports::guest::Role;
 use crate::wire::ethernet::MacAddr;
 
 pub mod dhcp;
+pub mod dns;
+pub mod forward;
+pub mod ipv6;
+mod mode;
+pub mod nat;
 pub mod port_group;
 mod security;
+pub mod services;
 pub mod spec;
 pub mod subnet;
 pub mod team;
 
 use dhcp::Dhcp;
+use dns::Dns;
+use ipv6::Ipv6;
+use nat::Nat;
 use subnet::Subnet;
 
 /// The longest path of a Unix socket in bytes.
@@ -71,6 +80,12 @@ pub struct Network {
     pub igmp_snooping: bool,
     /// Its DHCP server.
     pub dhcp: Option<Dhcp>,
+    /// Its DNS server.
+    pub dns: Option<Dns>,
+    /// Its IPv6.
+    pub ipv6: Option<Ipv6>,
+    /// Its NAT.
+    pub nat: Option<Nat>,
 }
 
 /// One VM.
@@ -149,6 +164,8 @@ impl Plan {
             }
         }
         overlaps(&plan.networks, problems);
+        ipv6::overlaps(&plan.networks, problems);
+        forward::conflicts(&plan.networks, problems);
         unused(file, problems);
         plan
     }
@@ -198,7 +215,11 @@ impl Plan {
             });
             layers[1] = group.map_or_else(Default::default, |group| group.security);
         }
-        let (security, guards) = security::resolve(layers, network.is_some_and(is_served));
+        let (security, guards) = security::resolve(
+            layers,
+            network.is_some_and(is_served),
+            network.is_some_and(|network| Ipv6::new(network, network.mode).is_some()),
+        );
         Some(Vm {
             name: name.to_owned(),
             network: vm.network.clone().unwrap_or_default(),
@@ -219,7 +240,7 @@ impl Plan {
         path: &str,
         problems: &mut Problems,
     ) -> Option<Network> {
-        let mode = mode(network, path, problems);
+        let mode = mode::check(network, path, problems);
         let port_groups = port_group::plan(network, mode, path, problems);
         let private_vlans = port_group::private_vlans(&port_groups, path, problems);
         let team = if mode == Some(Mode::Bridged) {
@@ -232,6 +253,7 @@ impl Plan {
             Subnet::new(
                 subnet.0,
                 network.host_adapter.is_some(),
+                mode == Some(Mode::Nat),
                 &join(path, "subnet"),
                 problems,
             )
@@ -244,8 +266,34 @@ impl Plan {
             config::dhcp::Dhcp::On(_) if mode == Some(Mode::Bridged) => None,
             config::dhcp::Dhcp::On(server) => Some(&**server),
         };
+        let dns = Dns::new(network, mode, name, path, problems);
+        let ipv6 = Ipv6::new(network, mode);
+        let server = server.map(|server| {
+            let mut server = server.clone();
+            let gateway = subnet.map(|subnet| vec![Address(subnet.gateway)]);
+            if mode == Some(Mode::Nat) {
+                server.router = server.router.or_else(|| gateway.clone());
+            }
+            if dns.is_some() {
+                server.dns = server.dns.or(gateway);
+            }
+            if dns.is_some() || mode == Some(Mode::Nat) {
+                let domain = || Domain(dns::domain(network, name));
+                server.domain = server.domain.or_else(|| Some(domain()));
+            }
+            server
+        });
         let dhcp = server
-            .and_then(|server| Dhcp::new(server, subnet, mtu, name, &self.vms, path, problems));
+            .and_then(|server| Dhcp::new(&server, subnet, mtu, name, &self.vms, path, problems));
+        ipv6::reservations(network, ipv6, path, problems);
+        let inside = nat::Inside {
+            name,
+            path,
+            subnet,
+            ipv6,
+            vms: &self.vms,
+        };
+        let nat = (mode == Some(Mode::Nat)).then(|| Nat::new(network, inside, file, problems));
         Some(Network {
             name: name.to_owned(),
             mode: mode?,
@@ -257,80 +305,10 @@ impl Plan {
             private_vlans,
             igmp_snooping: network.igmp_snooping.unwrap_or(true),
             dhcp,
+            dns,
+            ipv6,
+            nat,
         })
-    }
-}
-
-/// Checks that a network has what its mode needs, and nothing that it cannot have.
-fn mode(network: &config::network::Network, path: &str, problems: &mut Problems) -> Option<Mode> {
-    let key = |key| join(path, key);
-    let Some(mode) = network.mode else {
-        if !problems.has(&key("mode")) {
-            problems.error(
-                key("mode"),
-                "is missing: write \"host-only\", \"isolated\" or \"bridged\"",
-            );
-        }
-        return None;
-    };
-    let serves = matches!(network.dhcp, config::dhcp::Dhcp::On(_));
-    match mode {
-        Mode::Bridged => {
-            bridged(network, path, problems);
-            if network.subnet.is_some() {
-                problems.error(key("subnet"), "a bridged network has the addresses of the LAN behind its uplink; leave the key out");
-            }
-            if serves {
-                problems.error(key("dhcp"), "a bridged network is served by the DHCP server of the LAN behind its uplink; leave it out");
-            }
-        }
-        Mode::HostOnly | Mode::Isolated => {
-            if network.team.is_some() {
-                problems.error(
-                    key("team"),
-                    format!(
-                        "a network that is {} has no uplink; use mode = \"bridged\"",
-                        mode.name()
-                    ),
-                );
-            }
-            if network.subnet.is_none() && !problems.has(&key("subnet")) {
-                if mode == Mode::HostOnly {
-                    problems.error(key("subnet"), "is missing: a host-only network needs one, as in subnet = \"192.168.81.0/24\"");
-                } else if serves {
-                    problems.error(
-                        key("dhcp"),
-                        "needs a subnet to serve, as in subnet = \"192.168.81.0/24\"",
-                    );
-                }
-            }
-        }
-    }
-    Some(mode)
-}
-
-/// Checks that a bridged network has an uplink.
-fn bridged(network: &config::network::Network, path: &str, problems: &mut Problems) {
-    let team = join(path, "team");
-    let key = join(&team, "active");
-    let policy = network.team.as_ref().map(|team| &team.policy);
-    let active = policy.and_then(|policy| policy.active.as_deref());
-    let standby = policy.and_then(|policy| policy.standby.as_deref());
-    match active {
-        Some([_, ..]) => {}
-        _ if problems.has(&team) || problems.has(&key) || problems.has(&format!("{key}[0]")) => {}
-        _ if standby.is_some_and(|standby| !standby.is_empty()) => problems.error(
-            join(&team, "standby"),
-            "a standby uplink takes the place of an active one; name one in `active`",
-        ),
-        None => problems.error(
-            key,
-            "is missing: a bridged network needs an uplink, as in active = [\"eth1\"]",
-        ),
-        Some([]) => problems.error(
-            key,
-            "is empty: a bridged network needs an uplink, as in active = [\"eth1\"]",
-        ),
     }
 }
 

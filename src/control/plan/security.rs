@@ -7,8 +7,12 @@ use crate::net::security::Security;
 /// Returns the policy and the guards of a port.
 ///
 /// `layers` are what was said, the nearest to the port first. `served` tells whether the network has a DHCP server of its
-/// own: where it has, nobody else is to be one, or to advertise a router.
-pub(super) fn resolve(layers: [security::Security; 3], served: bool) -> (Security, Guards) {
+/// own, `advertised` whether it has a router of its own: where it has, nobody else is to be one.
+pub(super) fn resolve(
+    layers: [security::Security; 3],
+    served: bool,
+    advertised: bool,
+) -> (Security, Guards) {
     let mut said = security::Security::default();
     for layer in layers {
         // A preset says all three at once, so it hides what is further away.
@@ -43,7 +47,7 @@ pub(super) fn resolve(layers: [security::Security; 3], served: bool) -> (Securit
     };
     let guards = Guards {
         dhcp_server: said.dhcp_guard.unwrap_or(served),
-        router_advertisement: said.ra_guard.unwrap_or(served),
+        router_advertisement: said.ra_guard.unwrap_or(served || advertised),
     };
     (security, guards)
 }

@@ -6,17 +6,18 @@ use ipnet::Ipv4Net;
 
 use crate::control::config::team::Discovery;
 use crate::control::identity::Macs;
-use crate::control::plan::dhcp::Client;
+use crate::control::plan::nat::Outside;
 use crate::control::plan::port_group::PortGroup;
 use crate::control::plan::team::{Team, Uplink};
-use crate::control::plan::{Network, Plan, Vm};
-use crate::engine::{NetworkPort, NetworkSpec, Spec};
+use crate::control::plan::{Network, Plan, Vm, services};
+use crate::control::prefixes::Prefixes;
+use crate::engine::{NetworkPort, NetworkSpec, OutsidePort, Spec};
 use crate::net::dhcp::Record;
 use crate::net::member::Member;
 use crate::net::security::Security;
 use crate::net::team::lacp;
 use crate::net::vlan::PortVlan;
-use crate::net::{address, dhcp, gateway, inside, neighbours, team};
+use crate::net::{neighbours, team};
 use crate::ports::{PortSpec, guest, packet, tap};
 use crate::wire::ethernet::MacAddr;
 
@@ -25,16 +26,24 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Plan {
     /// Returns what the engine is to be, with the leases from before a restart by network.
-    pub fn spec(&self, macs: &Macs, restored: &BTreeMap<String, Vec<Record>>) -> Spec {
+    pub fn spec(
+        &self,
+        macs: &Macs,
+        prefixes: &Prefixes,
+        restored: &BTreeMap<String, Vec<Record>>,
+    ) -> Spec {
         let host = hostname();
         let networks = self.networks.iter().map(|network| NetworkSpec {
             name: network.name.clone(),
             mtu: network.mtu,
-            gateway: gateway(
+            gateway: services::gateway(
+                self,
                 network,
                 macs,
+                prefixes,
                 restored.get(&network.name).map_or(&[], Vec::as_slice),
             ),
+            outside: self.outside(network, macs),
             ports: self.ports(network, macs),
             team: network
                 .team
@@ -46,6 +55,34 @@ impl Plan {
         Spec {
             networks: networks.collect(),
         }
+    }
+
+    /// Returns what a network's NAT is in the network that it leads to.
+    fn outside(&self, network: &Network, macs: &Macs) -> Option<OutsidePort> {
+        let Outside::Network(station) = &network.nat.as_ref()?.outside else {
+            return None;
+        };
+        let outside = self.find_network(&station.network)?;
+        let name = station.port_group.as_ref();
+        let groups = &outside.port_groups;
+        let group = name.and_then(|name| groups.iter().find(|group| group.name == *name));
+        let member = Member {
+            mac: Some(macs.nat(&network.name)),
+            ..Member::default()
+        };
+        Some(OutsidePort {
+            network: station.network.clone(),
+            member: match group {
+                None => member,
+                Some(group) => Member {
+                    vlan: group.vlan.clone(),
+                    isolated: group.isolated,
+                    policy: group.policy,
+                    ..member
+                },
+            },
+            port_group: station.port_group.clone(),
+        })
     }
 
     fn ports(&self, network: &Network, macs: &Macs) -> Vec<NetworkPort> {
@@ -191,46 +228,10 @@ fn guest(vm: &Vm, network: &Network, mac: MacAddr) -> NetworkPort {
 }
 
 /// What the host is called, as neighbours are told.
-fn hostname() -> String {
+pub(super) fn hostname() -> String {
     let name = std::fs::read_to_string(HOSTNAME).unwrap_or_default();
     match name.trim() {
         "" => "localhost".to_owned(),
         name => name.to_owned(),
     }
-}
-
-fn gateway(network: &Network, macs: &Macs, restored: &[Record]) -> Option<gateway::Spec> {
-    let subnet = network.subnet?;
-    let mut services = Vec::new();
-    if let Some(planned) = &network.dhcp {
-        let mut spec = planned.spec.clone();
-        spec.reservations = planned
-            .reservations
-            .iter()
-            .map(|reservation| dhcp::Reservation {
-                mac: match &reservation.client {
-                    Client::Vm(vm) => macs.vm(vm),
-                    Client::Mac(mac) => *mac,
-                },
-                ip: reservation.ip,
-                hostname: reservation.hostname.clone(),
-            })
-            .collect();
-        spec.restored = restored
-            .iter()
-            .filter(|record| subnet.refuses(record.ip).is_none())
-            .cloned()
-            .collect();
-        // First, so that it overhears the ARP traffic that the next service claims.
-        services.push(gateway::ServiceSpec::Dhcp(Box::new(spec)));
-    }
-    services.push(gateway::ServiceSpec::Address(address::Spec {
-        ip: subnet.gateway,
-    }));
-    Some(gateway::Spec {
-        mac: macs.gateway(&network.name),
-        services,
-        inside: inside::Spec::default(),
-        nat: None,
-    })
 }

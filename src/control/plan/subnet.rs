@@ -1,4 +1,5 @@
-//! The plan of addresses of a subnet, as VMware has it: the host first, the gateway last, clients in the upper half.
+//! The plan of addresses of a subnet, as VMware has it: the host first, clients in the upper half, and the gateway second
+//! where it leads outside, last where it does not.
 
 use std::net::Ipv4Addr;
 
@@ -17,13 +18,19 @@ pub struct Subnet {
     pub net: Ipv4Net,
     /// The host adapter's address, where there is one: the first.
     pub host: Option<Ipv4Addr>,
-    /// The gateway's address: the last.
+    /// The gateway's address: the second in a NAT network, the last in others.
     pub gateway: Ipv4Addr,
 }
 
 impl Subnet {
-    /// Plans the addresses of a subnet.
-    pub fn new(net: Ipv4Net, host: bool, path: &str, problems: &mut Problems) -> Option<Self> {
+    /// Plans the addresses of a subnet; `nat` tells whether the gateway leads outside.
+    pub fn new(
+        net: Ipv4Net,
+        host: bool,
+        nat: bool,
+        path: &str,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         if !(8..=29).contains(&net.prefix_len()) {
             problems.error(
                 path,
@@ -43,13 +50,22 @@ impl Subnet {
         Some(Self {
             net,
             host,
-            gateway: Ipv4Addr::from_bits(net.broadcast().to_bits() - 1),
+            gateway: Ipv4Addr::from_bits(if nat {
+                first.to_bits() + 2
+            } else {
+                net.broadcast().to_bits() - 1
+            }),
         })
     }
 
     /// Returns the addresses for clients where nobody says which: the upper half, the gateway's aside.
     pub fn pool(&self) -> Range {
-        let last = self.gateway.to_bits() - 1;
+        let end = self.net.broadcast().to_bits() - 1;
+        let last = if self.gateway.to_bits() == end {
+            end - 1
+        } else {
+            end
+        };
         let half = (self.net.broadcast().to_bits() - self.net.network().to_bits()) / 2 + 1;
         let first = (self.net.network().to_bits() + half).max(last.saturating_sub(POOL - 1));
         Range {
@@ -84,16 +100,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn subnet(text: &str) -> Subnet {
-        Subnet::new(text.parse().unwrap(), true, "", &mut Problems::default()).unwrap()
+    fn subnet(text: &str, nat: bool) -> Subnet {
+        let net = text.parse().unwrap();
+        Subnet::new(net, true, nat, "", &mut Problems::default()).unwrap()
     }
 
     #[test]
     fn a_24_is_planned_as_vmware_plans_it() {
-        let subnet = subnet("192.168.81.0/24");
-        assert_eq!(subnet.host, Some(Ipv4Addr::new(192, 168, 81, 1)));
-        assert_eq!(subnet.gateway, Ipv4Addr::new(192, 168, 81, 254));
-        assert_eq!(subnet.pool().to_string(), "192.168.81.128-192.168.81.253");
+        let host_only = subnet("192.168.81.0/24", false);
+        assert_eq!(host_only.host, Some(Ipv4Addr::new(192, 168, 81, 1)));
+        assert_eq!(host_only.gateway, Ipv4Addr::new(192, 168, 81, 254));
+        let pool = host_only.pool().to_string();
+        assert_eq!(pool, "192.168.81.128-192.168.81.253");
+        let nat = subnet("192.168.88.0/24", true);
+        assert_eq!(nat.host, Some(Ipv4Addr::new(192, 168, 88, 1)));
+        assert_eq!(nat.gateway, Ipv4Addr::new(192, 168, 88, 2));
+        assert_eq!(nat.pool().to_string(), "192.168.88.128-192.168.88.254");
     }
 
     #[test]
@@ -107,7 +129,7 @@ mod tests {
         ] {
             let mut problems = Problems::default();
             assert_eq!(
-                Subnet::new(text.parse().unwrap(), true, "", &mut problems),
+                Subnet::new(text.parse().unwrap(), true, false, "", &mut problems),
                 None,
                 "{text}"
             );
@@ -117,9 +139,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_pool_of_any_subnet_is_usable(address in 0x0100_0000_u32..0x7f00_0000, prefix in 8_u8..=29) {
+        fn the_pool_of_any_subnet_is_usable(address in 0x0100_0000_u32..0x7f00_0000, prefix in 8_u8..=29, nat: bool) {
             let net = Ipv4Net::new(Ipv4Addr::from_bits(address), prefix).unwrap().trunc();
-            let subnet = Subnet::new(net, true, "", &mut Problems::default()).unwrap();
+            let subnet = Subnet::new(net, true, nat, "", &mut Problems::default()).unwrap();
             let pool = subnet.pool();
             prop_assert!(pool.first <= pool.last);
             prop_assert!(pool.last.to_bits() - pool.first.to_bits() < POOL);

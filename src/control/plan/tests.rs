@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::control::identity::Macs;
+use crate::control::prefixes::Prefixes;
 use crate::engine::NetworkSpec;
 use crate::net::gateway::ServiceSpec;
 use crate::net::team::{self, Detection, Hash, LoadBalancing, lacp};
@@ -36,15 +37,6 @@ fn every_feature_that_does_not_exist_yet_is_refused_by_its_path() {
         ("daemon.metrics", "[daemon]\nmetrics = \"127.0.0.1:9797\""),
         ("daemon.workers", "[daemon]\nworkers = 2"),
         ("uplink.eth1.driver", "[uplink.eth1]\ndriver = \"af_xdp\""),
-        ("network.a.mode", "[network.a]\nmode = \"nat\""),
-        (
-            "network.a.forward",
-            "[network.a]\nmode = \"isolated\"\n[[network.a.forward]]\nto = \"x\"",
-        ),
-        (
-            "network.a.nat",
-            "[network.a]\nmode = \"isolated\"\nnat = {}",
-        ),
         (
             "network.a.port_group.g.shaping",
             "[network.a]\nmode = \"isolated\"\nport_group.g.shaping.average = \"1M\"",
@@ -311,7 +303,7 @@ fn the_engine_is_told_of_every_port_service_and_reservation() {
     let (plan, problems) = plan(text);
     assert_eq!(problems, [""; 0]);
     let macs = Macs::load(&plan).unwrap();
-    let spec = plan.spec(&macs, &BTreeMap::new());
+    let spec = plan.spec(&macs, &Prefixes::default(), &BTreeMap::new());
     let [bridged, host_only] = &spec.networks[..] else {
         panic!("two networks")
     };
@@ -833,7 +825,7 @@ fn the_engine_is_told_how_a_team_speaks_lacp() {
     let (plan, problems) = plan(text);
     assert_eq!(problems, [""; 0]);
     let macs = Macs::load(&plan).unwrap();
-    let spec = plan.spec(&macs, &BTreeMap::new());
+    let spec = plan.spec(&macs, &Prefixes::default(), &BTreeMap::new());
     let team = spec.networks[0].team.as_ref().unwrap();
     let expected = lacp::Spec {
         mode: lacp::Mode::Active,
@@ -860,7 +852,7 @@ fn discovery_says_and_hears_what_it_is_told_to() {
             "[network.a]\nmode = \"bridged\"\nteam.active = [\"e1\"]\nteam.discovery = {word:?}\n"
         ));
         let macs = Macs::load(&plan).unwrap();
-        let spec = plan.spec(&macs, &BTreeMap::new());
+        let spec = plan.spec(&macs, &Prefixes::default(), &BTreeMap::new());
         let discovery = &spec.networks[0].team.as_ref().unwrap().discovery;
         assert_eq!((discovery.advertise, discovery.listen), (advertise, listen));
         assert_eq!(discovery.chassis, macs.team("a"));
@@ -894,7 +886,7 @@ fn the_engine_is_told_of_everything_in_the_example_of_three_teams() {
         ]
     );
     let macs = Macs::load(&plan).unwrap();
-    let spec = plan.spec(&macs, &BTreeMap::new());
+    let spec = plan.spec(&macs, &Prefixes::default(), &BTreeMap::new());
     let [bmc, infra, public] = &spec.networks[..] else {
         panic!("three networks")
     };
@@ -1001,7 +993,7 @@ fn what_keeps_guests_in_check_does_not_apply_to_the_host() {
     let (plan, problems) = plan(&text);
     assert_eq!(problems, [""; 0]);
     let macs = Macs::load(&plan).unwrap();
-    let spec = plan.spec(&macs, &BTreeMap::new());
+    let spec = plan.spec(&macs, &Prefixes::default(), &BTreeMap::new());
     let [host, guest] = &spec.networks[0].ports[..] else {
         panic!("two ports")
     };
@@ -1019,7 +1011,11 @@ fn the_engine_is_told_which_vlans_are_secondary() {
         "[network.a]\nmode = \"isolated\"\nport_group.g.vlan = { primary = 100, isolated = 101 }\n",
     );
     assert_eq!(problems, [""; 0]);
-    let spec = plan.spec(&Macs::load(&plan).unwrap(), &BTreeMap::new());
+    let spec = plan.spec(
+        &Macs::load(&plan).unwrap(),
+        &Prefixes::default(),
+        &BTreeMap::new(),
+    );
     let tag = Tag::Tagged(Tci(101));
     let class = PortVlan::All.classify(tag, &spec.networks[0].private_vlans);
     assert_eq!(class.unwrap().domain.number(), 100);

@@ -5,7 +5,7 @@
 
 use crate::control::render::clipped;
 use crate::control::render::sheet::{End, Row, Sheet, group_words};
-use crate::control::show::topology::{Switch, Topology};
+use crate::control::show::topology::{EdgeKind, Switch, Topology};
 
 /// How much is shown of what a neighbour says.
 const FOREIGN: usize = 60;
@@ -23,6 +23,12 @@ pub fn dot(topology: &Topology) -> String {
     for sheet in Sheet::all(topology) {
         lines.extend(network(&sheet));
     }
+    let nats = topology.edges.iter();
+    let nats = nats.filter(|edge| edge.kind == EdgeKind::Nat);
+    lines.extend(nats.map(|edge| {
+        let (from, to) = (quoted(&edge.from), quoted(&edge.to));
+        format!("  {from} -- {to} [label=\"NAT\", {}];", look(edge.up))
+    }));
     lines.extend(topology.switches().map(switch));
     lines.push("}".to_owned());
     lines.join("\n")

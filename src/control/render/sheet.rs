@@ -95,9 +95,10 @@ impl<'a> Sheet<'a> {
     /// Returns the heading of the sheet.
     pub(super) fn heading(&self) -> String {
         let Network { mode, mtu, .. } = self.network;
-        match &self.network.load_balancing {
-            Some(balancing) => format!("{mode}, MTU {mtu}, team by {balancing}"),
-            None => format!("{mode}, MTU {mtu}"),
+        match (&self.network.load_balancing, &self.network.outside) {
+            (Some(balancing), _) => format!("{mode}, MTU {mtu}, team by {balancing}"),
+            (None, Some(outside)) => format!("{mode}, MTU {mtu}, leads to {outside}"),
+            (None, None) => format!("{mode}, MTU {mtu}"),
         }
     }
 

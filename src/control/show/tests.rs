@@ -113,6 +113,7 @@ fn snapshot(now: Instant) -> Snapshot {
         fdb: Vec::new(),
         team,
         groups,
+        nat: None,
     };
     let team = TeamView {
         policies: vec![

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::control::plan::Plan;
+use crate::control::plan::nat::Outside;
 use crate::control::show::team::{Carried, Neighbour, Team};
 use crate::engine::{NetworkSnapshot, PortSnapshot, Snapshot};
 use crate::ports::PortState;
@@ -49,6 +50,9 @@ pub struct Network {
     pub mtu: u16,
     /// How its team spreads frames, if it has one.
     pub load_balancing: Option<String>,
+    /// Where its gateway leads to, if it leads outside: `host`, or another network.
+    #[serde(default)]
+    pub outside: Option<String>,
 }
 
 /// A port group, or the ports that are in none.
@@ -144,6 +148,8 @@ pub enum EdgeKind {
     Wire,
     /// A port is carried by an uplink; one that is spread over several has an edge to each.
     Carried,
+    /// A gateway leads to another network.
+    Nat,
 }
 
 impl Topology {
@@ -244,7 +250,7 @@ impl Topology {
 
     fn add_network(&mut self, plan: &Plan, network: &NetworkSnapshot, team: Option<&Team>) {
         let name = &network.name;
-        let id = format!("network/{name}");
+        let id = network_id(name);
         let planned = plan.networks.iter().find(|planned| planned.name == *name);
         self.nodes.push(Node::Network(Network {
             id: id.clone(),
@@ -252,6 +258,9 @@ impl Topology {
             mode: planned.map_or_else(String::new, |planned| planned.mode.name().to_owned()),
             mtu: planned.map_or(0, |planned| planned.mtu),
             load_balancing: team.map(|team| team.load_balancing.clone()),
+            outside: planned
+                .and_then(|planned| planned.nat.as_ref())
+                .map(|nat| nat.outside.name().to_owned()),
         }));
         // Those in no port group come last.
         let mut groups: BTreeMap<_, Vec<&PortSnapshot>> = BTreeMap::new();
@@ -364,7 +373,18 @@ pub fn topology(plan: &Plan, snapshot: &Snapshot, teams: &[Team]) -> Topology {
         let team = teams.iter().find(|team| team.network == network.name);
         topology.add_network(plan, network, team);
     }
+    for network in &plan.networks {
+        if let Some(Outside::Network(station)) = network.nat.as_ref().map(|nat| &nat.outside) {
+            let gateway = port_id(&network.name, "gateway");
+            let outside = network_id(&station.network);
+            topology.join(EdgeKind::Nat, &gateway, &outside, true, None);
+        }
+    }
     topology
+}
+
+fn network_id(name: &str) -> String {
+    format!("network/{name}")
 }
 
 fn port_id(network: &str, name: &str) -> String {

@@ -11,12 +11,20 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::forward::{Forward, ForwardRow};
+use self::forward::{Forward, ForwardError, ForwardRow};
+use crate::net::Now;
 use crate::wire::ethernet::MacAddr;
 
 pub mod balance;
+pub mod error;
+pub mod expiry;
 pub mod forward;
+pub mod fragments;
+pub mod frames;
+pub mod health;
+pub mod peers;
 pub mod quota;
+pub mod segments;
 
 /// A transport whose flows are translated.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -130,6 +138,15 @@ impl Gateways {
             IpAddr::V6(ip) => {
                 self.v6.is_some_and(|(own, _)| own == ip) || self.link_local == Some(ip)
             }
+        }
+    }
+
+    /// Returns the gateway's own address that a guest with this address knows it by.
+    pub fn own_for(&self, guest: IpAddr) -> Option<IpAddr> {
+        match guest {
+            IpAddr::V4(_) => self.v4.map(|(own, _)| own.into()),
+            IpAddr::V6(guest) if guest.is_unicast_link_local() => self.link_local.map(IpAddr::V6),
+            IpAddr::V6(_) => self.v6.map(|(own, _)| own.into()),
         }
     }
 
@@ -298,6 +315,28 @@ pub struct Event {
     pub sent: u64,
     /// Bytes of payload to the guest, at the end.
     pub received: u64,
+}
+
+/// A translator as it is asked and told while it runs.
+pub trait Nat {
+    /// Returns what it is at a glance.
+    fn view(&self, now: Now) -> View;
+
+    /// Returns all flows.
+    fn flows(&self, now: Now) -> Vec<FlowRow>;
+
+    /// Forwards a port from now on.
+    ///
+    /// # Errors
+    ///
+    /// The port cannot be had.
+    fn add_forward(&mut self, forward: Forward) -> Result<ForwardRow, ForwardError>;
+
+    /// Takes what has become of flows since this was called last, where that is to be told.
+    fn take_events(&mut self) -> Vec<Event>;
+
+    /// Stops to forward what is forwarded of an address and its first port; tells whether something was.
+    fn remove_forward(&mut self, protocol: Protocol, listen: SocketAddr, now: Now) -> bool;
 }
 
 /// A translator at a glance.

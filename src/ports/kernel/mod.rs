@@ -23,7 +23,7 @@ pub(in crate::ports) use adapter::{Adapter, AdapterName};
 pub(in crate::ports) use carrier::Carrier;
 pub(in crate::ports) use link::Link;
 pub(in crate::ports) use monitor::{Event, Monitor};
-pub(in crate::ports) use receive::{Looked, PacketReceiver, TapReceiver};
+pub(in crate::ports) use receive::{Looked, PacketReceiver, Slots, TapReceiver, VISIT as SLOTS};
 pub(in crate::ports) use send::{PacketBatch, TapSending};
 
 /// What the kernel keeps of frames that come in, and of those that leave.

@@ -13,25 +13,26 @@ use crate::wire::virtio_net::{
 };
 
 /// How many frames one visit to a port takes at most.
-const VISIT: usize = 32;
+pub(in crate::ports) const VISIT: usize = 32;
 
 /// Room for one frame: the header, 64 KiB, the Ethernet header and its tags. An odd number of cache lines modulo the
 /// page size, so that the beginnings of the frames do not all compete for the same lines of the cache.
 const SLOT: usize = 65 * 1024 + 192;
 
 /// The memory that one visit's frames are read into. Pages are touched when a frame needs them.
-struct Slots {
+pub(in crate::ports) struct Slots {
     base: *mut u8,
 }
 
 impl Slots {
     const LEN: usize = VISIT * SLOT;
 
+    /// Maps the memory.
     #[expect(
         unsafe_code,
         reason = "memory that the kernel writes to while bursts point at it"
     )]
-    fn new() -> io::Result<Self> {
+    pub(in crate::ports) fn new() -> io::Result<Self> {
         let (access, kind) = (
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
@@ -46,6 +47,20 @@ impl Slots {
         Ok(Self { base: base.cast() })
     }
 
+    /// Describes a whole slot for the kernel to write to.
+    pub(in crate::ports) fn iovec(&self, slot: usize) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.at(slot, 0).cast(),
+            iov_len: SLOT,
+        }
+    }
+
+    /// Describes `len` bytes of a slot from `offset` on, which stay until the slot is written to again.
+    pub(in crate::ports) fn segment(&self, slot: usize, offset: usize, len: usize) -> Segment {
+        assert!(offset + len <= SLOT, "no frame is longer than its slot");
+        Segment::new(self.at(slot, offset), len)
+    }
+
     /// Where byte `offset` of a slot is.
     fn at(&self, slot: usize, offset: usize) -> *mut u8 {
         assert!(
@@ -55,11 +70,12 @@ impl Slots {
         self.base.wrapping_add(slot * SLOT + offset)
     }
 
+    /// Copies bytes of a slot.
     #[expect(
         unsafe_code,
         reason = "memory that the kernel writes to while bursts point at it"
     )]
-    fn read(&self, slot: usize, offset: usize, out: &mut [u8]) {
+    pub(in crate::ports) fn read(&self, slot: usize, offset: usize, out: &mut [u8]) {
         assert!(
             offset + out.len() <= SLOT,
             "no frame is longer than its slot"
@@ -275,9 +291,9 @@ pub(in crate::ports) struct PacketReceiver {
 // SAFETY: `slots` is memory that belongs to nobody's thread.
 #[expect(unsafe_code, reason = "raw pointers")]
 unsafe impl Send for PacketReceiver {}
-// SAFETY: `slots` is memory that belongs to nobody's thread.
-#[expect(unsafe_code, reason = "raw pointers")]
-unsafe impl Send for TapReceiver {}
+// SAFETY: it is memory that belongs to nobody's thread.
+#[expect(unsafe_code, reason = "a raw pointer")]
+unsafe impl Send for Slots {}
 
 impl PacketReceiver {
     /// Reserves the memory.
