@@ -68,7 +68,8 @@ struct Source {
 impl Source {
     /// Whether it is nothing but tests.
     fn is_test(&self) -> bool {
-        self.path.starts_with("tests/") || self.path.ends_with("/tests.rs")
+        let path = &self.path;
+        path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/")
     }
 
     /// Returns the lines with their indexes, without those of tests.

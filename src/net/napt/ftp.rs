@@ -55,6 +55,14 @@ pub(super) struct Control<A> {
     ends: VecDeque<(u32, u16)>,
 }
 
+/// What a command is changed with: the address outside, and the ports there.
+pub(super) struct Ports<'a, A> {
+    pub(super) own: A,
+    pub(super) now: u32,
+    pub(super) mappings: &'a mut Mappings<A>,
+    pub(super) random: &'a mut Random,
+}
+
 #[derive(Debug)]
 struct Expected<A> {
     server: A,
@@ -112,14 +120,13 @@ impl<A: Address> Control<A> {
     }
 
     /// Has a connection to a guest's port expected, and returns its port outside.
-    fn expect(
-        &mut self,
-        guest: (A, u16),
-        server: A,
-        now: u32,
-        mappings: &mut Mappings<A>,
-        random: &mut Random,
-    ) -> Option<u16> {
+    fn expect(&mut self, guest: (A, u16), server: A, ports: Ports<'_, A>) -> Option<u16> {
+        let Ports {
+            now,
+            mappings,
+            random,
+            ..
+        } = ports;
         if self.ends.len() >= EXPECTED {
             return None;
         }
@@ -139,20 +146,13 @@ impl<A: Address> Control<A> {
     /// Reads a segment of a control connection and changes what must be, before it is translated.
     ///
     /// `None` where its headers are not all there.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of the translator it works with"
-    )]
     pub(super) fn edit(
         &mut self,
         number: u32,
         side: Side,
         frame: &mut Vec<u8>,
         packet: &mut Packet<A>,
-        own: A,
-        now: u32,
-        mappings: &mut Mappings<A>,
-        random: &mut Random,
+        ports: Ports<'_, A>,
     ) -> Option<()> {
         let tcp = packet.at;
         let header_len = usize::from(*frame.get(tcp + 12)? >> 4) * 4;
@@ -166,9 +166,10 @@ impl<A: Address> Control<A> {
             && let Some((guest, style)) = frame.get(start..end).and_then(command::<A>)
             && guest.0 == packet.src
             && guest.1 >= 1024
-            && let Some(port) = self.expect(guest, packet.dst, now, mappings, random)
+            && let own = ports.own.into()
+            && let Some(port) = self.expect(guest, packet.dst, ports)
         {
-            let told = style.write(own.into(), port);
+            let told = style.write(own, port);
             let grown = told.len().wrapping_sub(end - start);
             #[expect(
                 clippy::cast_possible_truncation,

@@ -197,9 +197,7 @@ impl Hasher {
         } else {
             fold((near[0] << 32 | remote[0]) ^ a, rest ^ b)
         };
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-        let hash = (hash >> 32) as u32;
-        hash
+        (hash >> 32) as u32
     }
 }
 

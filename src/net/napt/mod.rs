@@ -12,7 +12,8 @@
 //! | reading packets, strictly | `packet` |
 //! | flows, found from both sides | `table`, `key` |
 //! | ports outside, for guests' ports | `mapping` |
-//! | who may begin a flow, refresh, hairpin | `translator` |
+//! | frames to flows, refresh, hairpin | `translator` |
+//! | who may begin a flow | `begin` |
 //! | headers and checksums | `rewrite` |
 //! | states of TCP, ends of flows | `tcp_state`, `expiry` |
 //! | fragments, ICMP errors, FTP, port forwards | `fragments`, `icmp`, `ftp`, `forward` |
@@ -40,6 +41,7 @@ use crate::net::vlan::Tag;
 use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::virtio_net::VirtioNetHeader;
 
+mod begin;
 mod expiry;
 mod forward;
 mod fragments;
@@ -158,13 +160,11 @@ impl Napt {
     #[inline]
     pub fn prefetch(&self, side: Side, head: &Head, parsed: &Parsed) {
         if parsed.ethertype == ETHERTYPE_IPV4 {
-            if let Some(packet) = Packet::<Ipv4Addr>::plain(head) {
-                self.v4.table.prefetch(side, &packet.ends(side));
-            }
-        } else if parsed.ethertype == ETHERTYPE_IPV6
-            && let Some(packet) = Packet::<Ipv6Addr>::plain(head)
-        {
-            self.v6.table.prefetch(side, &packet.ends(side));
+            let ends = Packet::<Ipv4Addr>::glance(head, side);
+            self.v4.table.prefetch(side, &ends);
+        } else if parsed.ethertype == ETHERTYPE_IPV6 {
+            let ends = Packet::<Ipv6Addr>::glance(head, side);
+            self.v6.table.prefetch(side, &ends);
         }
     }
 

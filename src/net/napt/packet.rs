@@ -73,6 +73,35 @@ impl<A: Address> Packet<A> {
         }
     }
 
+    /// What tells the flow of a packet apart if it is an ordinary one, without looking whether it is.
+    #[inline(always)]
+    pub(super) fn glance(head: &Head, side: Side) -> Ends<A> {
+        let bytes = head.array();
+        let at = HEADER_LEN + A::HEADER_LEN;
+        let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let (src, dst) = (
+            A::read(&bytes[HEADER_LEN + A::SRC_AT..]),
+            A::read(&bytes[HEADER_LEN + A::DST_AT..]),
+        );
+        let protocol_at = HEADER_LEN + if A::V6 { 6 } else { 9 };
+        let protocol = if bytes[protocol_at] == PROTOCOL_TCP {
+            Protocol::Tcp
+        } else {
+            Protocol::Udp
+        };
+        let (near, near_port, remote, remote_port) = match side {
+            Side::Inside => (src, port(at), dst, port(at + 2)),
+            Side::Outside => (A::UNSPECIFIED, port(at + 2), src, port(at)),
+        };
+        Ends {
+            near,
+            remote,
+            near_port,
+            remote_port,
+            protocol,
+        }
+    }
+
     /// Reads a packet without options that is whole, from the head of its frame; `None` for any other.
     #[inline(always)]
     pub(super) fn plain(head: &Head) -> Option<Self> {

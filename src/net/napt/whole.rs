@@ -9,6 +9,7 @@ use crate::net::Now;
 use crate::net::drops::DropReason;
 use crate::net::inside::Inside;
 use crate::net::napt::fragments::{Part, cut};
+use crate::net::napt::ftp::Ports;
 use crate::net::napt::icmp::{self, Problem, complain};
 use crate::net::napt::key::Address;
 use crate::net::napt::packet::{Ip, Packet};
@@ -58,6 +59,12 @@ impl Parked {
     pub(super) fn next_second(&self) -> Option<u32> {
         self.0.front().map(|first| first.until + 1)
     }
+}
+
+/// Where frames go to: out, or to wait.
+struct Sink<'a> {
+    parked: &'a mut Parked,
+    out: &'a mut Routed,
 }
 
 /// A whole frame on its way.
@@ -111,10 +118,11 @@ impl Napt {
                 controlled: false,
             },
         };
-        let (shared, parked) = (&mut self.shared, &mut self.parked);
+        let parked = &mut self.parked;
+        let (shared, sink) = (&mut self.shared, &mut Sink { parked, out });
         let dropped = match ethernet.ethertype {
-            ETHERTYPE_IPV4 if ours => self.v4.handle(&frame, shared, parked, out),
-            ETHERTYPE_IPV6 if ours => self.v6.handle(&frame, shared, parked, out),
+            ETHERTYPE_IPV4 if ours => self.v4.handle(&frame, shared, sink),
+            ETHERTYPE_IPV6 if ours => self.v6.handle(&frame, shared, sink),
             _ => Some(DropReason::Unreachable),
         };
         if let Some(reason) = dropped {
@@ -148,22 +156,24 @@ impl Napt {
     }
 }
 
-/// Whether a frame from outside is for the translator as a station: ARP, neighbours and routers, DHCP.
+/// Whether a frame from outside is for the translator as a station: neighbours and routers, DHCP, what goes to groups.
 fn is_for_interface(ethernet: &Ethernet<'_>, bytes: &[u8]) -> bool {
     let payload = ethernet.payload;
     match ethernet.ethertype {
         ETHERTYPE_ARP => true,
+        _ if ethernet.dst.is_group() => true,
         ETHERTYPE_IPV4 => {
             let header_len = usize::from(payload.first().copied().unwrap_or(0) & 0x0f) * 4;
             payload.get(9) == Some(&PROTOCOL_UDP)
                 && be16(payload, header_len + 2) == Some(DHCP_CLIENT)
         }
         ETHERTYPE_IPV6 => Ip::<Ipv6Addr>::read(bytes, true).is_some_and(|ip| {
-            let discovery = bytes
-                .get(ip.at)
-                .is_some_and(|kind| (133..=137).contains(kind));
+            let kind = bytes.get(ip.at);
+            let discovery = kind.is_some_and(|kind| (130..=137).contains(kind));
             let client = be16(bytes, ip.at + 2) == Some(DHCP6_CLIENT);
-            ip.protocol == NEXT_HEADER_ICMPV6 && discovery || ip.protocol == PROTOCOL_UDP && client
+            ip.protocol == NEXT_HEADER_ICMPV6 && discovery
+                || ip.protocol == PROTOCOL_UDP && client
+                || ip.dst.is_unicast_link_local()
         }),
         _ => false,
     }
@@ -175,8 +185,7 @@ impl<A: Address> Translator<A> {
         &mut self,
         frame: &Frame<'_>,
         shared: &mut Shared,
-        parked: &mut Parked,
-        out: &mut Routed,
+        sink: &mut Sink<'_>,
     ) -> Option<DropReason> {
         let (arrival, header) = (&frame.arrival, frame.header);
         let Some(ip) = Ip::<A>::read(frame.bytes, header.gso_type == GSO_NONE) else {
@@ -186,7 +195,7 @@ impl<A: Address> Translator<A> {
             return Some(DropReason::BadOffload);
         }
         if ip.fragment.is_some_and(|fragment| fragment.offset > 0) {
-            return self.later(frame, &ip, shared, out);
+            return self.later(frame, &ip, shared, sink.out);
         }
         let mut bytes = frame.bytes.to_vec();
         let kind = bytes.get(ip.at).copied().unwrap_or(u8::MAX);
@@ -196,16 +205,8 @@ impl<A: Address> Translator<A> {
             }
             let partial = header.needs_checksum();
             let outcome = self.pass_error(arrival, &mut bytes, &ip, partial, shared);
-            return self.settle(
-                frame,
-                bytes,
-                VirtioNetHeader::default(),
-                &ip,
-                outcome,
-                shared,
-                parked,
-                out,
-            );
+            let became = (bytes, VirtioNetHeader::default());
+            return self.settle(frame, became, &ip, outcome, shared, sink);
         }
         let mut packet = match ip.transport(&bytes, header) {
             Ok(packet) => packet,
@@ -218,10 +219,12 @@ impl<A: Address> Translator<A> {
                 arrival.side,
                 &mut bytes,
                 &mut packet,
-                self.own,
-                shared.second(),
-                &mut self.mappings,
-                &mut shared.random,
+                Ports {
+                    own: self.own,
+                    now: shared.second(),
+                    mappings: &mut self.mappings,
+                    random: &mut shared.random,
+                },
             );
             if edited.is_none() {
                 return Some(DropReason::BadPacket);
@@ -233,9 +236,9 @@ impl<A: Address> Translator<A> {
             outcome = self.pass_whole(&arrival, &mut bytes, &packet, shared);
         }
         if let (Outcome::Passed(verdict), Some(_)) = (outcome, ip.fragment) {
-            return self.first(frame, bytes, &ip, verdict, shared, out);
+            return self.first(frame, bytes, &ip, verdict, shared, sink.out);
         }
-        self.settle(frame, bytes, header, &ip, outcome, shared, parked, out)
+        self.settle(frame, (bytes, header), &ip, outcome, shared, sink)
     }
 
     /// Passes a packet on whose frame is whole.
@@ -251,25 +254,20 @@ impl<A: Address> Translator<A> {
     }
 
     /// Does what an outcome asks for.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the frame as it came and as it became"
-    )]
     fn settle(
         &mut self,
         frame: &Frame<'_>,
-        bytes: Vec<u8>,
-        header: VirtioNetHeader,
+        became: (Vec<u8>, VirtioNetHeader),
         ip: &Ip<A>,
         outcome: Outcome,
         shared: &mut Shared,
-        parked: &mut Parked,
-        out: &mut Routed,
+        sink: &mut Sink<'_>,
     ) -> Option<DropReason> {
         let side = frame.arrival.side;
+        let Sink { parked, out } = sink;
         match outcome {
             Outcome::Passed(verdict) => {
-                return leave::<A>(side, verdict, bytes, header, shared, out);
+                return leave::<A>(side, verdict, became, shared, out);
             }
             Outcome::Dropped(reason) => return Some(reason),
             Outcome::Stray | Outcome::Control(_) => return Some(DropReason::Unreachable),
@@ -363,10 +361,10 @@ impl<A: Address> Translator<A> {
             return Some(DropReason::BadPacket);
         };
         let header = VirtioNetHeader::default();
-        let dropped = leave::<A>(side, verdict, bytes, header, shared, out);
+        let dropped = leave::<A>(side, verdict, (bytes, header), shared, out);
         for mut later in waiting {
             if path.apply(&mut later, true).is_some() {
-                leave::<A>(side, verdict, later, header, shared, out);
+                leave::<A>(side, verdict, (later, header), shared, out);
             }
         }
         dropped
@@ -393,7 +391,7 @@ impl<A: Address> Translator<A> {
                     return Some(DropReason::HopLimit);
                 }
                 let header = VirtioNetHeader::default();
-                leave::<A>(side, path.verdict, bytes, header, shared, out)
+                leave::<A>(side, path.verdict, (bytes, header), shared, out)
             }
             Some(Part::Waits) => None,
             None => Some(DropReason::NatFiltered),
@@ -405,8 +403,7 @@ impl<A: Address> Translator<A> {
 fn leave<A: Address>(
     side: Side,
     verdict: Verdict,
-    mut bytes: Vec<u8>,
-    mut header: VirtioNetHeader,
+    (mut bytes, mut header): (Vec<u8>, VirtioNetHeader),
     shared: &Shared,
     out: &mut Routed,
 ) -> Option<DropReason> {
@@ -475,7 +472,9 @@ fn question(gateways: &Gateways, mac: MacAddr, guest: IpAddr) -> Option<Vec<u8>>
             Some(question.emit(MacAddr::BROADCAST))
         }
         IpAddr::V6(guest) => {
-            let src = gateways.link_local.or(gateways.v6.map(|(own, _)| own))?;
+            let src = gateways
+                .link_local
+                .or_else(|| gateways.v6.map(|(own, _)| own))?;
             let [.., a, b, c] = guest.octets();
             let dst = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
             let mut message = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];

@@ -111,7 +111,11 @@ fn idle_flows_end_with_their_timeout_and_not_before() {
         assert_eq!(lab.flows(), 1, "{packet:?}");
         lab.advance(Duration::from_secs(2));
         assert_eq!(lab.flows(), 0, "{packet:?}");
-        assert_eq!(lab.napt.poll_timeout(), None, "nothing is left to be done");
+        assert_eq!(
+            lab.napt.v4.next_second(),
+            None,
+            "nothing is left to be done"
+        );
     }
     lab.connect(A, "10.0.0.10:5003", SERVER);
     lab.seconds(7439);

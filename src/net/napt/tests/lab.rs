@@ -1,6 +1,6 @@
 //! A translator with two guests inside and a router outside, and packets that are written and read from scratch.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::net::Now;
@@ -16,7 +16,9 @@ use crate::net::nat::{
 use crate::wire::arp::{Arp, REPLY};
 use crate::wire::be16;
 use crate::wire::checksum::{Sum, checksum};
-use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, MacAddr, emit};
+use crate::wire::ethernet::{
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, MacAddr, emit,
+};
 use crate::wire::ipv6::Ipv6;
 use crate::wire::virtio_net::{NEEDS_CSUM, VirtioNetHeader};
 
@@ -133,7 +135,7 @@ impl Sent {
                 bytes.extend([src, dst].concat());
                 bytes.extend(self.sequence.0.to_be_bytes());
                 bytes.extend(self.sequence.1.to_be_bytes());
-                bytes.extend([header_len / 4 << 4, self.flags, 1, 0, 0, 0, 0, 0]);
+                bytes.extend([(header_len / 4) << 4, self.flags, 1, 0, 0, 0, 0, 0]);
                 bytes.extend(&self.options);
                 16
             }
@@ -431,6 +433,50 @@ pub(super) fn forward(protocol: Protocol, first: u16, target: &str) -> Forward {
     }
 }
 
+/// Whether a frame is of the interface outside, about itself and its neighbours.
+fn is_own_talk(frame: &[u8]) -> bool {
+    let discovery = frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[21] == 255;
+    frame[12..14] == [8, 6] || discovery || frame[0] & 1 != 0
+}
+
+/// What the router answers to a question about itself.
+fn answer(question: &[u8]) -> Option<Vec<u8>> {
+    let ethernet = Ethernet::parse(question)?;
+    if let Some(arp) = Arp::parse(ethernet.payload)
+        && ethernet.ethertype == ETHERTYPE_ARP
+    {
+        let answer = Arp {
+            operation: REPLY,
+            sender_mac: ROUTER,
+            sender_ip: arp.target_ip,
+            target_mac: arp.sender_mac,
+            target_ip: arp.sender_ip,
+        };
+        let router = arp.target_ip == Ipv4Addr::new(203, 0, 113, 1);
+        return router.then(|| answer.emit(OUTSIDE));
+    }
+    let (dst, _, 58, 255, solicitation) = ip_parts(ethernet.payload) else {
+        return None;
+    };
+    let router: Ipv6Addr = "2001:db8:1::1".parse().unwrap();
+    if solicitation[0] != 135 || solicitation[8..24] != router.octets() {
+        return None;
+    }
+    // Solicited, from a router, and it replaces what is known.
+    let mut message = vec![136, 0, 0, 0, 0xe0, 0, 0, 0];
+    message.extend(router.octets());
+    message.extend([2, 1]);
+    message.extend(ROUTER.0);
+    let src = IpAddr::from(router);
+    let sum = pseudo(src, dst, 58, message.len()).over(&message).finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    Some(frame(
+        ROUTER,
+        OUTSIDE,
+        &packet(src, dst, 58, 255, true, &message),
+    ))
+}
+
 /// The translator, and a clock that only the test moves.
 pub(super) struct Lab {
     pub(super) napt: Napt,
@@ -470,12 +516,13 @@ impl Lab {
             events: Vec::new(),
             verdict: Verdict::Whole,
         };
-        lab.advance(Duration::ZERO);
+        // Until the addresses outside are known to be nobody else's.
+        lab.seconds(30);
         lab.meet_router();
         lab
     }
 
-    /// Has the translator ask for its router, and the router answer.
+    /// Has the translator ask for its router.
     fn meet_router(&mut self) {
         let asks = [
             udp("10.0.0.10:9", "198.51.100.1:9"),
@@ -484,30 +531,6 @@ impl Lab {
         for ask in asks {
             self.raw(Side::Inside, &ask.frame(A), VirtioNetHeader::default());
         }
-        let arp = Arp {
-            operation: REPLY,
-            sender_mac: ROUTER,
-            sender_ip: Ipv4Addr::new(203, 0, 113, 1),
-            target_mac: OUTSIDE,
-            target_ip: Ipv4Addr::new(203, 0, 113, 5),
-        };
-        let arp = arp.emit(OUTSIDE);
-        self.raw(Side::Outside, &arp, VirtioNetHeader::default());
-        // Solicited, and the address is the router's.
-        let (src, dst) = (ip("2001:db8:1::1"), ip(EXT6));
-        let mut message = vec![136, 0, 0, 0, 0xe0, 0, 0, 0];
-        message.extend(
-            "2001:db8:1::1"
-                .parse::<std::net::Ipv6Addr>()
-                .unwrap()
-                .octets(),
-        );
-        message.extend([2, 1]);
-        message.extend(ROUTER.0);
-        let sum = pseudo(src, dst, 58, message.len()).over(&message).finish();
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
-        let advertisement = frame(ROUTER, OUTSIDE, &packet(src, dst, 58, 255, true, &message));
-        self.raw(Side::Outside, &advertisement, VirtioNetHeader::default());
         assert_eq!(
             self.napt.view(&self.inside).created,
             2,
@@ -527,6 +550,7 @@ impl Lab {
             let mut out = Routed::default();
             self.napt.handle_timeout(self.now, &mut out);
             self.events.append(&mut out.events);
+            self.answer(&mut out);
             if due.is_none() {
                 return;
             }
@@ -535,6 +559,39 @@ impl Lab {
 
     pub(super) fn seconds(&mut self, seconds: u64) {
         self.advance(Duration::from_secs(seconds));
+    }
+
+    /// Has the router answer what the translator asks of it, and takes out what it says of itself.
+    fn answer(&mut self, out: &mut Routed) {
+        let mut asked = Vec::new();
+        out.frames.retain(|(side, bytes, _)| {
+            let asks = *side == Side::Outside && is_own_talk(bytes);
+            if asks {
+                asked.push(bytes.clone());
+            }
+            !asks
+        });
+        for question in asked {
+            let Some(answer) = answer(&question) else {
+                continue;
+            };
+            let mut answered = Routed::default();
+            let (header, now) = (VirtioNetHeader::default(), self.now);
+            let napt = &mut self.napt;
+            napt.handle_frame(
+                Side::Outside,
+                &answer,
+                header,
+                &self.inside,
+                now,
+                &mut answered,
+            );
+            answered
+                .frames
+                .retain(|(side, bytes, _)| *side == Side::Inside || !is_own_talk(bytes));
+            self.events.append(&mut answered.events);
+            out.frames.append(&mut answered.frames);
+        }
     }
 
     /// Offers a frame as the engine does, and returns what leaves.
@@ -573,6 +630,7 @@ impl Lab {
             Verdict::Drop(_) => {}
         }
         self.events.append(&mut out.events);
+        self.answer(&mut out);
         out.frames
     }
 

@@ -38,7 +38,7 @@ fn fragments(sent: &Sent, size: usize, id: u16) -> Vec<Vec<u8>> {
             false,
             part,
         );
-        let bits = offset / 8 | if more { 0x2000 } else { 0 };
+        let bits = (offset / 8) | if more { 0x2000 } else { 0 };
         bytes[4..6].copy_from_slice(&id.to_be_bytes());
         bytes[6..8].copy_from_slice(&bits.to_be_bytes());
         bytes[10..12].fill(0);
@@ -223,7 +223,7 @@ fn what_waits_for_a_first_fragment_is_bounded_and_forgotten() {
         "the others are forgotten"
     );
     lab.seconds(303);
-    assert_eq!(lab.napt.poll_timeout(), None);
+    assert_eq!(lab.napt.v4.next_second(), None);
 }
 
 #[test]
