@@ -110,7 +110,7 @@ impl<A: Address> Translator<A> {
         let random = &mut shared.random;
         let acquired = self
             .mappings
-            .acquire(guest.0, guest.1, packet.protocol, random);
+            .acquire(guest, arrival.mac, packet.protocol, random);
         let Some((mapping, port)) = acquired else {
             shared.quota.give(arrival.mac);
             shared.quota.note_refused();

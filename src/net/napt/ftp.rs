@@ -25,7 +25,7 @@ use crate::net::napt::tcp_state::SYN;
 use crate::net::nat::Protocol;
 use crate::wire::be32;
 use crate::wire::checksum::Sum;
-use crate::wire::ethernet::HEADER_LEN;
+use crate::wire::ethernet::{HEADER_LEN, MacAddr};
 use crate::wire::ipv4::PROTOCOL_TCP;
 
 /// For how many seconds a server's connection is expected.
@@ -58,6 +58,8 @@ pub(super) struct Control<A> {
 /// What a command is changed with: the address outside, and the ports there.
 pub(super) struct Ports<'a, A> {
     pub(super) own: A,
+    /// The guest's hardware address.
+    pub(super) mac: MacAddr,
     pub(super) now: u32,
     pub(super) mappings: &'a mut Mappings<A>,
     pub(super) random: &'a mut Random,
@@ -122,6 +124,7 @@ impl<A: Address> Control<A> {
     /// Has a connection to a guest's port expected, and returns its port outside.
     fn expect(&mut self, guest: (A, u16), server: A, ports: Ports<'_, A>) -> Option<u16> {
         let Ports {
+            mac,
             now,
             mappings,
             random,
@@ -130,7 +133,7 @@ impl<A: Address> Control<A> {
         if self.ends.len() >= EXPECTED {
             return None;
         }
-        let (mapping, port) = mappings.acquire(guest.0, guest.1, Protocol::Tcp, random)?;
+        let (mapping, port) = mappings.acquire(guest, mac, Protocol::Tcp, random)?;
         let expected = Expected {
             server,
             mapping,

@@ -5,7 +5,8 @@
 //! A guest's address and port are mapped to one port outside, for all that the guest talks with from there
 //! (endpoint-independent mapping: RFC 4787, REQ-1; RFC 5382, REQ-1; RFC 5508, REQ-1). The port is the guest's own if it is free,
 //! else a random one of the same parity, else a random one (REQ-3, REQ-4; RFC 6056). No port stands for two guests. There is
-//! one address outside, so all mappings of a guest have the same (REQ-2). A mapping lives as long as anything uses it:
+//! one address outside, so all mappings of a guest have the same (REQ-2). The last eighth of the ports is for guests that
+//! have less than an eighth, so that none can leave the others without (RFC 6888, REQ-4). A mapping lives as long as anything uses it:
 //! flows, and connections that are expected.
 
 use std::ops::RangeInclusive;
@@ -15,6 +16,7 @@ use hashbrown::HashMap;
 
 use crate::net::napt::key::{Address, Random};
 use crate::net::nat::Protocol;
+use crate::wire::ethernet::MacAddr;
 
 /// A guest's port, and the port that stands for it outside.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,6 +24,8 @@ pub(super) struct Mapping<A> {
     pub(super) guest: A,
     pub(super) guest_port: u16,
     pub(super) protocol: Protocol,
+    /// The guest's hardware address when it began.
+    mac: MacAddr,
     /// The port outside.
     pub(super) port: u16,
     /// How many use it.
@@ -35,6 +39,8 @@ pub(super) struct Mappings<A> {
     free: Vec<u32>,
     by_guest: HashMap<(A, u16, Protocol), u32, FixedState>,
     ports: [Ports; Protocol::ALL.len()],
+    /// How many ports a guest has.
+    shares: HashMap<(MacAddr, Protocol), u32, FixedState>,
     /// How many flows of a mapping have this remote address.
     contacts: HashMap<(u32, A), u32, FixedState>,
 }
@@ -52,6 +58,7 @@ impl<A: Address> Mappings<A> {
             free: Vec::new(),
             by_guest: HashMap::with_hasher(FixedState::with_seed(seed)),
             ports,
+            shares: HashMap::with_hasher(FixedState::with_seed(seed ^ 2)),
             contacts: HashMap::with_hasher(FixedState::with_seed(seed ^ 1)),
         }
     }
@@ -66,11 +73,12 @@ impl<A: Address> Mappings<A> {
         self.ports[protocol as usize].owner(port)
     }
 
-    /// Returns the mapping of a guest's port, made if there is none; `None` where no port is free. It must be released.
+    /// Returns the mapping of a guest's port, made if there is none; `None` where no port is free for the guest. It must be
+    /// released.
     pub(super) fn acquire(
         &mut self,
-        guest: A,
-        guest_port: u16,
+        (guest, guest_port): (A, u16),
+        mac: MacAddr,
         protocol: Protocol,
         random: &mut Random,
     ) -> Option<(u32, u16)> {
@@ -84,11 +92,18 @@ impl<A: Address> Mappings<A> {
             Some(number) => *number,
             None => u32::try_from(self.mappings.len()).ok()?,
         };
-        let port = self.ports[protocol as usize].take(guest_port, number, random)?;
+        let share = self.shares.get(&(mac, protocol)).copied().unwrap_or(0);
+        let ports = &mut self.ports[protocol as usize];
+        if share * 8 >= ports.total && ports.left() * 8 < ports.total {
+            return None;
+        }
+        let port = ports.take(guest_port, number, random)?;
+        self.shares.insert((mac, protocol), share + 1);
         let mapping = Mapping {
             guest,
             guest_port,
             protocol,
+            mac,
             port,
             users: 1,
         };
@@ -120,6 +135,13 @@ impl<A: Address> Mappings<A> {
         let key = (mapping.guest, mapping.guest_port, mapping.protocol);
         if self.by_guest.remove(&key).is_some() {
             self.ports[mapping.protocol as usize].give_back(mapping.port);
+            let holder = (mapping.mac, mapping.protocol);
+            if let Some(share) = self.shares.get_mut(&holder) {
+                *share -= 1;
+                if *share == 0 {
+                    self.shares.remove(&holder);
+                }
+            }
             self.free.push(number);
         }
     }
@@ -175,6 +197,8 @@ struct Ports {
     /// Ports of the range that are free, a bit each, those of each parity together.
     free: [Vec<u64>; 2],
     counts: [u32; 2],
+    /// How many there are in the range.
+    total: u32,
     range: RangeInclusive<u16>,
     /// The first port that can be one.
     first: u16,
@@ -187,6 +211,7 @@ impl Ports {
             reserved: vec![0; (1 << 16) / 64],
             free: [vec![0; (1 << 15) / 64], vec![0; (1 << 15) / 64]],
             counts: [0; 2],
+            total: u32::try_from(range.len()).unwrap_or(0),
             range: range.clone(),
             first,
         };
@@ -194,6 +219,11 @@ impl Ports {
             ports.refresh(port);
         }
         ports
+    }
+
+    /// How many of the range are free.
+    const fn left(&self) -> u32 {
+        self.counts[0] + self.counts[1]
     }
 
     fn owner(&self, port: u16) -> Option<u32> {
@@ -284,6 +314,11 @@ mod tests {
     const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
+    fn mac(guest: Ipv4Addr) -> MacAddr {
+        let [a, b, c, d] = guest.octets();
+        MacAddr([2, 0, a, b, c, d])
+    }
+
     fn mappings(range: RangeInclusive<u16>) -> (Mappings<Ipv4Addr>, Random) {
         (Mappings::new(&range, 5), Random::new(9))
     }
@@ -292,19 +327,19 @@ mod tests {
     fn a_port_is_kept_where_it_is_free_and_else_has_the_same_parity() {
         let (mut mappings, mut random) = mappings(1024..=65535);
         let (first, port) = mappings
-            .acquire(A, 5001, Protocol::Udp, &mut random)
+            .acquire((A, 5001), mac(A), Protocol::Udp, &mut random)
             .unwrap();
         assert_eq!(port, 5001);
         let (_, other) = mappings
-            .acquire(B, 5001, Protocol::Udp, &mut random)
+            .acquire((B, 5001), mac(B), Protocol::Udp, &mut random)
             .unwrap();
         assert!(other != 5001 && other % 2 == 1 && other >= 1024);
         let (_, tcp) = mappings
-            .acquire(B, 5001, Protocol::Tcp, &mut random)
+            .acquire((B, 5001), mac(B), Protocol::Tcp, &mut random)
             .unwrap();
         assert_eq!(tcp, 5001, "protocols do not share ports");
         assert_eq!(
-            mappings.acquire(A, 5001, Protocol::Udp, &mut random),
+            mappings.acquire((A, 5001), mac(A), Protocol::Udp, &mut random),
             Some((first, 5001)),
             "the same guest's port has the same mapping"
         );
@@ -317,7 +352,7 @@ mod tests {
         for number in 0..10 {
             let guest = Ipv4Addr::new(10, 0, 1, number);
             let (_, port) = mappings
-                .acquire(guest, 80, Protocol::Tcp, &mut random)
+                .acquire((guest, 80), mac(guest), Protocol::Tcp, &mut random)
                 .unwrap();
             assert!(seen.insert(port));
         }
@@ -325,25 +360,27 @@ mod tests {
         assert_eq!(seen.range(2000..=2009).count(), 9);
         assert!(
             mappings
-                .acquire(A, 80, Protocol::Tcp, &mut random)
+                .acquire((A, 80), mac(A), Protocol::Tcp, &mut random)
                 .is_some()
         );
         assert!(
             mappings
-                .acquire(B, 80, Protocol::Tcp, &mut random)
+                .acquire((B, 80), mac(B), Protocol::Tcp, &mut random)
                 .is_none()
         );
-        let (number, _) = mappings.acquire(A, 80, Protocol::Tcp, &mut random).unwrap();
+        let (number, _) = mappings
+            .acquire((A, 80), mac(A), Protocol::Tcp, &mut random)
+            .unwrap();
         mappings.release(number);
         assert!(
             mappings
-                .acquire(B, 80, Protocol::Tcp, &mut random)
+                .acquire((B, 80), mac(B), Protocol::Tcp, &mut random)
                 .is_none()
         );
         mappings.release(number);
         assert!(
             mappings
-                .acquire(B, 80, Protocol::Tcp, &mut random)
+                .acquire((B, 80), mac(B), Protocol::Tcp, &mut random)
                 .is_some()
         );
     }
@@ -353,21 +390,43 @@ mod tests {
         let (mut mappings, mut random) = mappings(2000..=2001);
         mappings.reserve(Protocol::Udp, 2000..=2000, true);
         mappings.reserve(Protocol::Udp, 80..=80, true);
-        let (_, port) = mappings.acquire(A, 80, Protocol::Udp, &mut random).unwrap();
+        let (_, port) = mappings
+            .acquire((A, 80), mac(A), Protocol::Udp, &mut random)
+            .unwrap();
         assert_eq!(port, 2001);
         assert!(
             mappings
-                .acquire(B, 80, Protocol::Udp, &mut random)
+                .acquire((B, 80), mac(B), Protocol::Udp, &mut random)
                 .is_none()
         );
         mappings.reserve(Protocol::Udp, 80..=80, false);
         assert_eq!(
             mappings
-                .acquire(B, 80, Protocol::Udp, &mut random)
+                .acquire((B, 80), mac(B), Protocol::Udp, &mut random)
                 .unwrap()
                 .1,
             80
         );
+    }
+
+    #[test]
+    fn a_guest_that_takes_all_it_can_leaves_ports_for_others() {
+        let (mut mappings, mut random) = mappings(1024..=2047);
+        let mut held = Vec::new();
+        for port in 1024..=2047 {
+            held.extend(mappings.acquire((A, port), mac(A), Protocol::Udp, &mut random));
+        }
+        assert_eq!(held.len(), 1024 - 127);
+        for port in 1024..1024 + 127 {
+            let other = mappings.acquire((B, port), mac(B), Protocol::Udp, &mut random);
+            assert!(other.is_some(), "{port}");
+        }
+        for (number, _) in held {
+            mappings.release(number);
+        }
+        assert_eq!(mappings.shares.len(), 1);
+        let again = mappings.acquire((A, 1), mac(A), Protocol::Udp, &mut random);
+        assert!(again.is_some());
     }
 
     #[test]

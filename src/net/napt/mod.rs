@@ -377,7 +377,7 @@ impl Napt {
         advisories.extend(shared.quota.advisories());
         if shared.portless > 0 {
             advisories.push(format!(
-                "{} flows were refused because no port outside was free; widen the range of ports",
+                "{} flows were refused because no port outside was free for their guest; widen the range of ports",
                 shared.portless
             ));
         }

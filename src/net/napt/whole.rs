@@ -221,6 +221,7 @@ impl<A: Address> Translator<A> {
                 &mut packet,
                 Ports {
                     own: self.own,
+                    mac: arrival.mac,
                     now: shared.second(),
                     mappings: &mut self.mappings,
                     random: &mut shared.random,

@@ -538,6 +538,22 @@ fn flows_are_shown_with_their_ends_and_times() {
 }
 
 #[test]
+fn with_another_address_outside_all_flows_of_the_family_are_over() {
+    let mut lab = Lab::new();
+    lab.out(A, &udp("10.0.0.10:5000", SERVER));
+    lab.out(A, &udp("[fd00::10]:5000", "[2001:db8:9::7]:53"));
+    let (napt, same) = (&mut lab.napt, [203, 0, 113, 5].into());
+    napt.v4.set_own(Some(same), &mut napt.shared);
+    assert_eq!(lab.flows(), 2);
+    let napt = &mut lab.napt;
+    napt.v4
+        .set_own(Some([203, 0, 113, 6].into()), &mut napt.shared);
+    assert_eq!(lab.flows(), 1);
+    let seen = lab.out(B, &udp("10.0.0.11:5000", SERVER));
+    assert_eq!(seen.src, at("203.0.113.6:5000"));
+}
+
+#[test]
 fn nothing_is_left_when_the_translator_is_shut_down() {
     let mut lab = Lab::new();
     lab.out(A, &udp("10.0.0.10:5000", SERVER));
