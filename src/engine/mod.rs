@@ -32,6 +32,7 @@ use crate::wire::ethernet::MacAddr;
 mod carry;
 mod gateway;
 mod nat;
+mod open;
 mod router;
 mod slot;
 mod snapshot;

@@ -19,20 +19,17 @@ use crossbeam_channel::{Receiver, Sender};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::carry::Floor;
-use super::gateway::GatewayPort;
 use super::nat::{FlowLog, NatRequest, Probes};
 use super::router::{Leading, Routing};
 use super::slot::Slot;
 use super::uplinks::{NewUplink, OldUplink};
-use super::{Durable, Ledger, NetworkSpec, Snapshot, Spec, StartError, nat};
+use super::{Durable, Ledger, Snapshot, Spec, StartError};
 use crate::net::Now;
-use crate::net::gateway::Gateway;
 use crate::net::member::Member;
 use crate::net::offload;
 use crate::net::outbox::Outbox;
 use crate::net::port::{OwnFrames, PortId};
-use crate::net::switch::{self, Switch};
-use crate::net::team::Team;
+use crate::net::switch::Switch;
 use crate::net::team::load::Bytes;
 use crate::net::vlan::TagAction;
 use crate::ports::Watcher;
@@ -155,83 +152,6 @@ impl Worker {
         worker.follow_links(now.instant);
         worker.plan_timer();
         Ok(worker)
-    }
-
-    fn open_network(
-        &mut self,
-        spec: NetworkSpec,
-        ledger: &Ledger,
-        durable: &Durable,
-        now: Now,
-    ) -> Result<(), StartError> {
-        let index = self.networks.len();
-        let name: Arc<str> = spec.name.into();
-        self.networks.push(Network {
-            name: Arc::clone(&name),
-            mtu: spec.mtu,
-            switch: Switch::new(
-                switch::Spec {
-                    // Beacons of a former run must not be taken for those of this one.
-                    team: spec.team.map(|team| Team::new(team, run(now), now.instant)),
-                    private: spec.private_vlans,
-                    snooping: spec.snooping,
-                },
-                now.instant,
-            ),
-            logged: BTreeSet::new(),
-            probes: Probes::default(),
-        });
-        for member in spec.ports {
-            let opened = member.port.open();
-            let port = opened.map_err(|source| StartError::Port {
-                network: name.to_string(),
-                port: member.name.clone(),
-                source,
-            })?;
-            let slot = Slot::new(member.name, member.port.kind(), index, port, now.instant);
-            let slot = Slot {
-                port_group: member.port_group,
-                follow_uplinks: member.follow_uplinks,
-                ..slot
-            };
-            let uplink = member.member.uplink.then(|| slot.name.clone());
-            let port = self.add(slot, member.member)?;
-            if let Some(name) = uplink {
-                self.join_team(port, &name, now.instant);
-            }
-        }
-        if let Some(gateway) = spec.gateway {
-            let mac = gateway.mac;
-            let sockets = nat::sockets(&gateway, spec.mtu);
-            let forwards = gateway.nat.as_ref().map(|nat| nat.forwards.clone());
-            let gateway = Gateway::new(gateway, spec.mtu, now);
-            let (ledger, durable) = (ledger.clone(), durable.clone());
-            let mut port = GatewayPort::new(Arc::clone(&name), gateway, ledger, durable, now);
-            if let Some(sockets) = sockets {
-                let opened = port.open_sockets(&sockets);
-                opened.map_err(|source| StartError::Port {
-                    network: name.to_string(),
-                    port: "gateway".to_owned(),
-                    source,
-                })?;
-            }
-            let slot = Slot::new(
-                "gateway".to_owned(),
-                "gateway",
-                index,
-                Box::new(port),
-                now.instant,
-            );
-            self.add(
-                slot,
-                Member {
-                    mac: Some(mac),
-                    ..Member::default()
-                },
-            )?;
-            self.watch_targets(index, &forwards.unwrap_or_default(), now);
-        }
-        Ok(())
     }
 
     /// Takes a port, where one was that is gone, or at the end.
@@ -592,13 +512,6 @@ impl Worker {
     }
 }
 
-/// A number that is another one each time that the daemon is started.
-fn run(now: Now) -> u32 {
-    now.wall
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos())
-}
-
 /// Returns the earlier of two times.
 pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
@@ -619,7 +532,7 @@ mod tests {
     use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
-    use crate::engine::Journal;
+    use crate::engine::{Journal, NetworkSpec};
     use crate::net::dhcp::Record;
     use crate::net::drops::Drops;
     use crate::net::gateway::{self, ServiceSpec};
