@@ -160,6 +160,14 @@ pub struct Count {
     pub bytes: u64,
 }
 
+impl Count {
+    /// Adds what was counted elsewhere.
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+}
+
 /// One address in the forwarding table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FdbEntry {

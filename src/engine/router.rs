@@ -140,7 +140,8 @@ impl Router {
             },
             _ => return false,
         };
-        !ip.is_multicast() && !self.gateways.is_own(ip) && !self.gateways.is_inside(ip)
+        // The gateway's own addresses are among those of the inside.
+        !ip.is_multicast() && !self.gateways.is_inside(ip)
     }
 
     /// What an operator should know, one sentence each.

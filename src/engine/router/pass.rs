@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::{BURSTS, HOPS, Leg, Pending, Routing, concerns_translator};
+use crate::engine::Count;
 use crate::engine::carry::Floor;
 use crate::engine::worker::earlier;
 use crate::net::Now;
@@ -15,7 +16,7 @@ use crate::net::outbox::{Egress, Outbox};
 use crate::net::port::PortId;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::Burst;
-use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TAG_LEN};
+use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr, TAG_LEN};
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
 /// Takes the tag off a head, in place.
@@ -26,6 +27,14 @@ fn strip(head: &mut Head) {
     head.set_len(len);
     head.offload = bare.offload;
     head.frame_len -= u32::try_from(TAG_LEN).unwrap_or_default();
+}
+
+/// One frame, as it is counted.
+fn count(head: &Head) -> Count {
+    Count {
+        frames: 1,
+        bytes: u64::from(head.frame_len),
+    }
 }
 
 impl Floor<'_> {
@@ -78,30 +87,26 @@ impl Floor<'_> {
             self.networks[leg.network].switch.set_now(self.now);
         }
         let seen = std::mem::take(&mut routing.seen);
+        let mut left = Count::default();
+        let mut moved = self.enter(there, &seen, Verdict::Forward, burst, outbox);
+        self.carry(there.port, passing.hops + 1, burst, outbox, routing);
+        moved.add(self.enter(here, &seen, Verdict::Back, burst, outbox));
+        self.carry(here.port, passing.hops + 1, burst, outbox, routing);
         for (frame, _, verdict) in &seen {
             match verdict {
-                Verdict::Forward => self.forward(there, *frame, burst, outbox),
-                Verdict::Back => {}
-                Verdict::Whole => {
-                    routing.whole.push(Egress {
-                        frame: *frame,
-                        action: TagAction::Keep,
-                    });
-                    continue;
-                }
+                Verdict::Forward | Verdict::Back => {}
+                Verdict::Whole => routing.whole.push(Egress {
+                    frame: *frame,
+                    action: TagAction::Keep,
+                }),
                 Verdict::Drop(reason) => {
                     self.slots[passing.from.index()].drops.count(*reason);
+                    left.add(count(&burst.frames()[usize::from(*frame)].head));
                 }
             }
-            self.count_egress(here, *frame, burst);
         }
-        self.carry(there.port, passing.hops + 1, burst, outbox, routing);
-        for (frame, _, verdict) in &seen {
-            if *verdict == Verdict::Back {
-                self.forward(here, *frame, burst, outbox);
-            }
-        }
-        self.carry(here.port, passing.hops + 1, burst, outbox, routing);
+        left.add(moved);
+        self.slots[here.port.index()].egress.add(left);
         // A switch reads what goes to many, and that is never translated.
         drop(outbox.take_own());
         routing.seen = seen;
@@ -177,25 +182,51 @@ impl Floor<'_> {
         }
     }
 
-    fn count_egress(&mut self, leg: Leg, frame: u16, burst: &Burst) {
-        let count = &mut self.slots[leg.port.index()].egress;
-        count.frames += 1;
-        count.bytes += u64::from(burst.frames()[usize::from(frame)].head.frame_len);
+    /// Has those frames of a batch on which the translator decided so come into a network by a router's port, and counts
+    /// them.
+    fn enter(
+        &mut self,
+        leg: Leg,
+        seen: &[(u16, Parsed, Verdict)],
+        which: Verdict,
+        burst: &mut Burst,
+        outbox: &mut Outbox,
+    ) -> Count {
+        let network = &mut self.networks[leg.network];
+        let slot = &mut self.slots[leg.port.index()];
+        let mut entered = Count::default();
+        for (number, parsed, _) in seen.iter().filter(|(.., verdict)| *verdict == which) {
+            let head = &mut burst.frames_mut()[usize::from(*number)].head;
+            entered.add(count(head));
+            // All that the translator has changed of what the switch decides on; reading it anew would cost more.
+            let parsed = Parsed {
+                dst: MacAddr::from_slice(head.bytes()).unwrap_or(MacAddr::ZERO),
+                src: leg.mac,
+                ..*parsed
+            };
+            let passed = offload::check(head, network.mtu).and_then(|()| {
+                let switch = &mut network.switch;
+                switch.forward(leg.port, *number, head, &parsed, outbox)
+            });
+            if let Err(reason) = passed {
+                slot.drops.count(reason);
+            }
+        }
+        slot.ingress.add(entered);
+        entered
     }
 
-    /// Has a frame come into a network by a router's port.
+    /// Has a frame that a translator has made come into a network by its router's port.
     fn forward(&mut self, leg: Leg, number: u16, burst: &mut Burst, outbox: &mut Outbox) {
         let network = &mut self.networks[leg.network];
         let slot = &mut self.slots[leg.port.index()];
         let head = &mut burst.frames_mut()[usize::from(number)].head;
-        slot.ingress.frames += 1;
-        slot.ingress.bytes += u64::from(head.frame_len);
+        slot.ingress.add(count(head));
         let passed = offload::check(head, network.mtu)
             .and_then(|()| head.parse())
             .and_then(|parsed| {
-                network
-                    .switch
-                    .forward(leg.port, number, head, &parsed, outbox)
+                let switch = &mut network.switch;
+                switch.forward(leg.port, number, head, &parsed, outbox)
             });
         if let Err(reason) = passed {
             slot.drops.count(reason);
@@ -235,7 +266,7 @@ impl Floor<'_> {
             if side == Side::Inside && !frame.head.parse().is_ok_and(transit) {
                 return true;
             }
-            self.count_egress(leg, egress.frame, burst);
+            self.slots[leg.port.index()].egress.add(count(&frame.head));
             let idle = |parsed: Parsed| {
                 parsed.dst.is_group() && !concerns_translator(&frame.head, &parsed)
             };
