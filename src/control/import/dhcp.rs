@@ -10,7 +10,7 @@ use super::draft::Addresses;
 use super::gather::Facts;
 use super::report::{Place, Report, Said};
 use crate::control::duration::Span;
-use crate::control::value::{Domain, Range, Text};
+use crate::control::value::{Domain, OPTION, Range, Text};
 use crate::net::dhcp::MIN_LEASE;
 use crate::wire::ethernet::MacAddr;
 
@@ -230,10 +230,19 @@ impl Dhcp {
         self.boot_file = valid::<Text>(&options.boot_file, "filename", report);
         self.next_server = options.next_server.as_ref().map(|said| said.value);
         if let Some(said) = &options.search {
+            let mut bytes = 0;
             for domain in &said.value {
-                let said = Some(Said::new(domain.clone(), said.place));
-                self.search
-                    .extend(valid::<Domain>(&said, "option domain-search", report));
+                let one = Some(Said::new(domain.clone(), said.place));
+                let domain = valid::<Domain>(&one, "option domain-search", report);
+                let Some(domain) = domain else { continue };
+                bytes += domain.len() + 2;
+                if bytes > OPTION {
+                    let why = format!("an option has {OPTION} bytes at most");
+                    let action = "keep the ones that matter";
+                    report.decide(said.place, "option domain-search", &why, action);
+                    break;
+                }
+                self.search.push(domain);
             }
         }
         if let Some(said) = &options.mtu {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::dhcp::{self, Dhcp};
+use super::dhcpd_conf::network_name;
 use super::gather::{Facts, Networks};
 use super::nat_conf::{Forward, NatConf, Protocol};
 use super::report::{Place, Report, Said};
@@ -26,6 +27,8 @@ const SHORTEST: u64 = 10;
 const LONGEST: u64 = 86_400;
 /// What RFC 4787 asks for at least.
 const RECOMMENDED: u64 = 120;
+/// The most forwards of a network.
+const FORWARDS: usize = 4096;
 /// The most name servers.
 const NAME_SERVERS: usize = 16;
 
@@ -112,7 +115,39 @@ impl Addresses {
 #[derive(Debug, Default)]
 struct Taken {
     uplinks: BTreeSet<String>,
+    /// The subnets that the host is in, and of which networks.
+    hosts: Vec<(Ipv4Net, String)>,
     forwards: BTreeMap<(Protocol, u16), String>,
+}
+
+impl Taken {
+    /// Tells whether the host can have an adapter in a network, which it has then.
+    fn attach(&mut self, name: &str, subnet: &Said<Ipv4Net>, report: &mut Report) -> bool {
+        let net = subnet.value;
+        let overlaps =
+            |(other, _): &&(Ipv4Net, String)| other.contains(&net) || net.contains(other);
+        if let Some((other, owner)) = self.hosts.iter().find(overlaps) {
+            let setting = format!("{name} with subnet {net}");
+            let why = format!("{owner} has {other}, and the host can be in one of them alone");
+            let action = "it gets no host_adapter; give one of the two another subnet";
+            report.decide(subnet.place, setting, &why, action);
+            return false;
+        }
+        self.hosts.push((net, name.to_owned()));
+        true
+    }
+}
+
+/// Says why vmlan cannot have a subnet, if it cannot.
+fn unusable(net: Ipv4Net) -> Option<&'static str> {
+    let first = net.network().octets()[0];
+    if !(8..=29).contains(&net.prefix_len()) {
+        Some("vmlan has subnets with prefixes of 8 to 29 bits")
+    } else if first == 0 || first == 127 || first >= 224 {
+        Some("it has no addresses for machines")
+    } else {
+        None
+    }
 }
 
 /// Makes of everything that is said what is to be written.
@@ -146,10 +181,16 @@ fn draft(name: &str, facts: &Facts, taken: &mut Taken, report: &mut Report) -> O
         );
         report.mistake(other.place, text);
     }
+    if let Some(why) = unusable(first.value) {
+        let action = "the network is left out; give it and its guests another subnet";
+        let setting = format!("{name} with subnet {}", first.value);
+        report.decide(first.place, setting, why, action);
+        return None;
+    }
     Some(Draft {
         name: name.to_owned(),
         place: first.place,
-        mode: Mode::Served(Box::new(served(name, facts, first.value, taken, report))),
+        mode: Mode::Served(Box::new(served(name, facts, first, taken, report))),
     })
 }
 
@@ -162,7 +203,10 @@ fn nowhere(name: &str, facts: &Facts, report: &mut Report) {
     }
     let answers = &facts.answers;
     let flags = [&answers.nat, &answers.adapter, &answers.dhcp];
-    let told = flags.into_iter().flatten().map(|said| said.place).min();
+    let flags = flags.into_iter().flatten().map(|said| said.place);
+    let forwards = answers.forwards.iter().map(|said| said.place);
+    let reservations = answers.reservations.iter().map(|said| said.place);
+    let told = flags.chain(forwards).chain(reservations).min();
     if let Some(place) = told {
         let why = "nothing says which subnet it has, nor which adapter it is bridged to";
         let action = "if it is used, add it: mode = \"bridged\" with the adapter in team.active, or \"host-only\" with a subnet";
@@ -177,6 +221,10 @@ fn bridged(name: &str, facts: &Facts, taken: &mut Taken, report: &mut Report) ->
         if let Err(error) = value.parse::<Adapter>() {
             let action = "name an adapter of this machine in team.active";
             report.decide(*place, setting, &error.to_string(), action);
+        } else if network_name(value).is_some() || value == "gateway" {
+            let why = "an uplink cannot be called as what a network has of its own";
+            let action = "name an adapter that leads to a LAN in team.active";
+            report.decide(*place, setting, why, action);
         } else if uplinks.contains(value) {
             report.ignored(*place, setting, "it is said twice", "nothing to do");
         } else if !taken.uplinks.insert(value.clone()) {
@@ -208,10 +256,11 @@ fn bridged(name: &str, facts: &Facts, taken: &mut Taken, report: &mut Report) ->
 fn served(
     name: &str,
     facts: &Facts,
-    net: Ipv4Net,
+    subnet: &Said<Ipv4Net>,
     taken: &mut Taken,
     report: &mut Report,
 ) -> Served {
+    let net = subnet.value;
     let off = facts.answers.nat.as_ref().filter(|said| !said.value);
     if let (Some(off), Some(nat)) = (off, &facts.nat) {
         let why = format!(
@@ -224,7 +273,7 @@ fn served(
     let said_on = facts.nat.is_some() || facts.answers.nat.is_some();
     let is_nat = said_on && off.is_none();
     let conf = facts.nat.as_ref().map(|said| &said.value);
-    let host_adapter = has_adapter(name, facts);
+    let host_adapter = has_adapter(name, facts) && taken.attach(name, subnet, report);
     let at = |offset: u32| Ipv4Addr::from_bits(net.network().to_bits().saturating_add(offset));
     let last = Ipv4Addr::from_bits(net.broadcast().to_bits().saturating_sub(1));
     let conf_ip = conf.and_then(|conf| conf.ip.clone());
@@ -246,6 +295,13 @@ fn served(
         let unsaid = NatConf::default();
         let mut nat = nat(conf.unwrap_or(&unsaid), addresses, report);
         nat.forwards = take_forwards(&forwards, addresses, taken, report);
+        if nat.forwards.len() > FORWARDS {
+            let why =
+                format!("a network has at most {FORWARDS} forwards, and the first ones are kept");
+            let action = "forward ranges of ports, as in listen = \"0.0.0.0:8000-8010\"";
+            report.decide(subnet.place, format!("forwards of {name}"), &why, action);
+            nat.forwards.truncate(FORWARDS);
+        }
         Some(nat)
     } else {
         for forward in &forwards {

@@ -102,6 +102,27 @@ impl Facts {
         said
     }
 
+    /// Takes the reservations of the answers for hosts, unless they are hosts of a `dhcpd.conf` already.
+    fn reserve(&mut self) {
+        for Said { value, place } in &self.answers.reservations {
+            let (mac, ip) = *value;
+            let is_there = |host: &Host| {
+                let (own, ips) = (host.mac.as_ref(), host.ips.as_ref());
+                own.is_some_and(|own| own.value == mac)
+                    && ips.is_some_and(|ips| ips.value.contains(&ip))
+            };
+            if !self.hosts.iter().any(is_there) {
+                self.hosts.push(Host {
+                    place: *place,
+                    name: mac.to_string(),
+                    mac: Some(Said::new(mac, *place)),
+                    ips: Some(Said::new(vec![ip], *place)),
+                    hostname: None,
+                });
+            }
+        }
+    }
+
     /// Returns what is said first of the subnet.
     pub fn subnet(&self) -> Option<Said<Ipv4Net>> {
         self.said_subnets().into_iter().next()
@@ -154,6 +175,9 @@ pub fn gather(sources: Vec<Source>, report: &mut Report) -> Networks {
     }
     for conf in unnamed {
         place_unnamed(conf, &mut networks, report);
+    }
+    for facts in networks.0.values_mut() {
+        facts.reserve();
     }
     networks
 }

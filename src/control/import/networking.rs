@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::nat_conf::{Forward, Protocol, flag, port, prefix_of};
 use super::report::{Place, Report, Said};
+use crate::wire::ethernet::MacAddr;
 
 /// The most forwards and bridges that are read.
 const MOST: usize = 4096;
@@ -35,6 +36,8 @@ pub struct Answers {
     pub adapter: Option<Said<bool>>,
     /// Port forwards.
     pub forwards: Vec<Said<Forward>>,
+    /// Addresses that belong to one client each.
+    pub reservations: Vec<Said<(MacAddr, Ipv4Addr)>>,
 }
 
 /// Reads a file.
@@ -98,6 +101,46 @@ impl Networking {
                     to: SocketAddrV4::new(ip, to),
                 };
                 answers.forwards.push(Said::new(forward, place));
+            }
+            ["remove_nat_portfwd", network, protocol, from, ..] => {
+                let answers =
+                    network_numbered(network).and_then(|network| self.networks.get_mut(&network));
+                if let (Some(answers), Some(from)) = (answers, port(from)) {
+                    answers.forwards.retain(|forward| {
+                        let Forward {
+                            protocol: own,
+                            port,
+                            ..
+                        } = forward.value;
+                        port != from || !own.name().eq_ignore_ascii_case(protocol)
+                    });
+                }
+            }
+            ["add_dhcp_mac_to_ip", network, mac, ip, ..] => {
+                let client = mac.parse().ok().zip(ip.parse().ok());
+                let Some((network, client)) = network_numbered(network).zip(client) else {
+                    let form = "is not a reservation such as add_dhcp_mac_to_ip 8 00:0c:29:12:34:56 192.168.88.10";
+                    wrong(line, form, place, report);
+                    return;
+                };
+                let answers = self.networks.entry(network).or_default();
+                if answers.reservations.len() == MOST {
+                    let text = format!("there are more than {MOST} reservations");
+                    report.mistake(place, text);
+                    return;
+                }
+                answers.reservations.push(Said::new(client, place));
+            }
+            ["remove_dhcp_mac_to_ip", network, mac, ..] => {
+                let answers =
+                    network_numbered(network).and_then(|network| self.networks.get_mut(&network));
+                if let (Some(answers), Ok(mac)) = (answers, mac.parse::<MacAddr>()) {
+                    answers.reservations.retain(|one| one.value.0 != mac);
+                }
+            }
+            ["remove_bridge_mapping", ..] => {
+                let why = "vmlan bridges to no adapter that nobody named";
+                report.ignored(place, line, why, "nothing to do");
             }
             [command, ..] if command.starts_with("add_") || command.starts_with("remove_") => {
                 let why = "vmlan does not know this setting";
@@ -206,6 +249,7 @@ impl Answers {
         or(&mut self.prefix, later.prefix);
         or(&mut self.adapter, later.adapter);
         self.forwards.extend(later.forwards);
+        self.reservations.extend(later.reservations);
     }
 }
 
@@ -279,6 +323,20 @@ mod tests {
             .map(|one| one.place.unwrap().line)
             .collect();
         assert_eq!(lines, [1, 2, 3, 4, 5, 6], "{report:?}");
+    }
+
+    #[test]
+    fn what_was_added_can_be_removed_later() {
+        let text = "add_nat_portfwd 8 tcp 80 10.0.0.9 80\nadd_nat_portfwd 8 udp 80 10.0.0.9 80\nremove_nat_portfwd 8 tcp 80\nadd_dhcp_mac_to_ip 8 00:0C:29:00:00:01 10.0.0.8\nadd_dhcp_mac_to_ip 8 00:0C:29:00:00:02 10.0.0.9\nremove_dhcp_mac_to_ip 8 00:0c:29:00:00:01\n";
+        let (networking, report) = reading(text);
+        assert!(report.makes_sense() && report.notes().is_empty());
+        let answers = &networking.networks["vmnet8"];
+        let lines = |places: Vec<Place>| places.iter().map(|place| place.line).collect::<Vec<_>>();
+        let forwards = answers.forwards.iter().map(|one| one.place).collect();
+        let reservations = answers.reservations.iter().map(|one| one.place).collect();
+        assert_eq!((lines(forwards), lines(reservations)), (vec![2], vec![5]));
+        let (_, report) = reading("add_dhcp_mac_to_ip 8 00:0c 10.0.0.8\n");
+        assert!(!report.makes_sense());
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Which files there are, what kind each is, and which network its path names.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -24,9 +25,10 @@ const FILES: [&str; 7] = [
     "dhcpd.conf",
 ];
 
-/// Reads the files at these paths and within these directories; notes what cannot be read.
+/// Reads the files at these paths and within these directories, each once; notes what cannot be read.
 pub fn read(paths: &[PathBuf], report: &mut Report) -> Vec<Input> {
     let mut inputs = Vec::new();
+    let mut seen = BTreeSet::new();
     for path in paths {
         let files = if path.is_dir() {
             within(path)
@@ -41,7 +43,10 @@ pub fn read(paths: &[PathBuf], report: &mut Report) -> Vec<Input> {
                 );
                 report.mistake(None, text);
             }
-            Ok(files) => inputs.extend(files.iter().filter_map(|file| one(file, report))),
+            Ok(files) => {
+                let new = files.iter().filter(|file| seen.insert(absolute(file)));
+                inputs.extend(new.filter_map(|file| one(file, report)));
+            }
             Err(error) => unreadable(path, &error, report),
         }
     }
@@ -142,8 +147,14 @@ fn kind(path: &Path, text: &str) -> Option<Kind> {
     }
 }
 
+/// Returns a path from the root, for one that begins in a network's own directory names the network too.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Returns the network that a path names: the last directory that is called as one.
 fn network(path: &Path) -> Option<String> {
+    let path = absolute(path);
     let directories = path.parent()?.components().rev();
     let mut names = directories.filter_map(|part| part.as_os_str().to_str());
     names.find_map(network_name)
@@ -199,6 +210,17 @@ mod tests {
         let names: Vec<_> = names.map(|path| path.to_str().unwrap()).collect();
         assert_eq!(names, files);
         assert_eq!(within(&dir.path().join("vmnet8")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_named_twice_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("networking");
+        fs::write(&file, "VERSION=1,0\n").unwrap();
+        let mut report = Report::default();
+        let paths = [file.clone(), dir.path().to_owned(), file];
+        assert_eq!(read(&paths, &mut report).len(), 1);
+        assert!(report.makes_sense());
     }
 
     #[test]

@@ -336,17 +336,22 @@ fn files_that_contradict_one_another_are_refused_with_all_that_is_wrong() {
 }
 
 #[test]
-fn what_our_own_check_refuses_is_told_at_the_network() {
-    let told = mistakes(&files(&[(
+fn a_network_that_vmlan_cannot_have_keeps_nobody_from_the_others() {
+    let (text, told) = written(&files(&[(
         "networking",
-        "answer VNET_2_HOSTONLY_NETMASK 255.255.255.252\nanswer VNET_2_HOSTONLY_SUBNET 10.0.0.0\n",
+        "answer VNET_2_HOSTONLY_NETMASK 255.255.255.252\nanswer VNET_2_HOSTONLY_SUBNET 10.0.0.0\nanswer VNET_3_HOSTONLY_SUBNET 127.0.0.0\nanswer VNET_4_HOSTONLY_SUBNET 10.4.0.0\nanswer VNET_4_VIRTUAL_ADAPTER yes\nanswer VNET_5_HOSTONLY_SUBNET 10.4.0.0\nanswer VNET_5_VIRTUAL_ADAPTER yes\nadd_nat_portfwd 6 tcp 8080 10.6.0.9 80\n",
     )]));
     assert_told(
         &told,
         &[
-            "networking:2: vmlan cannot have this as it is: network.vmnet2.subnet: 10.0.0.0/30 cannot be used",
+            "networking:2: decide: vmnet2 with subnet 10.0.0.0/30: vmlan has subnets with prefixes of 8 to 29 bits",
+            "networking:3: decide: vmnet3 with subnet 127.0.0.0/24: it has no addresses for machines",
+            "networking:6: decide: vmnet5 with subnet 10.4.0.0/24: vmnet4 has 10.4.0.0/24",
+            "networking:8: decide: vmnet6: nothing says which subnet it has",
         ],
     );
+    assert_eq!(text.matches("host_adapter").count(), 1, "{text}");
+    assert_eq!(text.matches("[network.").count(), 2, "{text}");
     assert_told(
         &mistakes(&files(&[("networking", "VERSION=1,0\n")])),
         &["nothing in these files describes a network"],
@@ -585,6 +590,20 @@ fn a_lease_is_no_longer_than_the_longest() {
 }
 
 #[test]
+fn reservations_of_fusion_are_carried_over_once() {
+    let answers = "answer VNET_8_HOSTONLY_SUBNET 10.0.0.0\nadd_dhcp_mac_to_ip 8 00:0C:29:00:00:01 10.0.0.8\nadd_dhcp_mac_to_ip 8 00:0C:29:00:00:02 10.0.0.9\n";
+    let dhcp = "subnet 10.0.0.0 netmask 255.255.255.0 { range 10.0.0.128 10.0.0.253; }\nhost one { hardware ethernet 00:0c:29:00:00:01; fixed-address 10.0.0.8; }\n";
+    let (text, told) = written(&files(&[
+        ("networking", answers),
+        ("vmnet8/dhcpd.conf", dhcp),
+    ]));
+    assert_told(&told, &[]);
+    let ends = "hostname = \"one\"\n\n[[network.vmnet8.dhcp.reservation]]\nmac = \"00:0c:29:00:00:02\"\nip = \"10.0.0.9\"\n";
+    assert!(text.ends_with(ends), "{text}");
+    assert_eq!(text.matches(".reservation]]").count(), 2, "{text}");
+}
+
+#[test]
 fn reservations_that_cannot_be_are_told() {
     let dhcp = "subnet 10.1.0.0 netmask 255.255.255.0 { }
 host a { hardware ethernet 00:0c:29:00:00:01; fixed-address 10.1.0.9, 10.1.0.10; option host-name \"alpha\"; }
@@ -650,7 +669,98 @@ fn a_pool_is_the_largest_part_that_is_free() {
     );
 }
 
+#[test]
+fn more_than_a_network_can_have_is_left_out() {
+    let forwards: String = (2000..5000)
+        .map(|port| format!("{port} = 10.0.0.9:80\n"))
+        .collect();
+    let nat = format!("[host]\nip = 10.0.0.2/24\n[incomingtcp]\n{forwards}[incomingudp]\n");
+    let answers: String = (2000..5000)
+        .map(|port| format!("add_nat_portfwd 8 udp {port} 10.0.0.9 80\n"))
+        .collect();
+    let domains: Vec<_> = (0..100).map(|host| format!("a{host}.example")).collect();
+    let dhcp = format!(
+        "subnet 10.0.0.0 netmask 255.255.255.0 {{ range 10.0.0.128 10.0.0.254; option routers 10.0.0.2; option domain-search {}; }}",
+        domains.join(", ")
+    );
+    let inputs = files(&[
+        ("networking", &answers),
+        ("vmnet8/nat.conf", &nat),
+        ("vmnet8/dhcpd.conf", &dhcp),
+    ]);
+    let (_, told) = written(&inputs);
+    assert_told(
+        &told,
+        &[
+            "vmnet8/dhcpd.conf:1: decide: forwards of vmnet8: a network has at most 4096",
+            "vmnet8/dhcpd.conf:1: decide: option domain-search: an option has 1024 bytes",
+        ],
+    );
+    assert!(import(&inputs, &mut Report::default()).is_some());
+}
+
+/// Texts that are nearly files.
+fn nearly(words: &'static [&'static str]) -> impl Strategy<Value = String> {
+    let word = proptest::sample::select(words);
+    proptest::collection::vec(word, 0..40).prop_map(|words| words.concat())
+}
+
+const STATEMENTS: &[&str] = &[
+    "subnet 10.0.0.0 netmask 255.255.255.0 {\n",
+    "subnet 10.0.0.0 netmask 255.255.255.248 {\n",
+    "subnet 10.8.0.0 netmask 255.255.0.0 { range 10.8.0.0 10.8.255.255; }\n",
+    "host a { hardware ethernet 00:0c:29:00:00:01; fixed-address 10.0.0.5; }\n",
+    "host vmnet8 { fixed-address 10.0.0.1; }\n",
+    "host \u{1b}\"x { hardware ethernet 01:00:00:00:00:01; fixed-address 10.0.0.255; }\n",
+    "range 10.0.0.0 10.0.0.255;\n",
+    "range 10.0.0.1 10.0.0.2;\n",
+    "option routers 10.0.0.9, 10.9.9.9, 0.0.0.0;\n",
+    "option domain-name \"a\\\";\n",
+    "option domain-search a, b.c, \"-\";\n",
+    "option netbios-name-servers 10.0.0.2, 10.0.0.7;\n",
+    "option interface-mtu 1400;\n",
+    "default-lease-time 1;\n",
+    "max-lease-time 99999999999;\n",
+    "filename \"\u{7f}\";\n",
+    "}\n",
+    "}\n",
+];
+
+const ANSWERS: &[&str] = &[
+    "answer VNET_8_DHCP yes\n",
+    "answer VNET_8_DHCP no\n",
+    "answer VNET_8_NAT no\n",
+    "answer VNET_9_NAT yes\n",
+    "answer VNET_8_HOSTONLY_SUBNET 10.0.0.0\n",
+    "answer VNET_9_HOSTONLY_SUBNET 10.0.0.0\n",
+    "answer VNET_9_HOSTONLY_NETMASK 255.0.0.0\n",
+    "answer VNET_9_HOSTONLY_NETMASK 255.255.255.255\n",
+    "answer VNET_8_VIRTUAL_ADAPTER yes\n",
+    "answer VNET_9_VIRTUAL_ADAPTER yes\n",
+    "add_nat_portfwd 8 tcp 80 10.0.0.5 80\n",
+    "add_nat_portfwd 9 tcp 80 10.0.0.6 80\n",
+    "add_nat_portfwd 9 udp 80 10.0.0.2 80\n",
+    "remove_nat_portfwd 9 udp 80\n",
+    "add_bridge_mapping eth0 0\n",
+    "add_bridge_mapping vmnet8 7\n",
+    "add_bridge_mapping a/b 6\n",
+    "add_dhcp_mac_to_ip 8 00:0c:29:00:00:01 10.0.0.6\n",
+    "add_dhcp_mac_to_ip 9 00:0c:29:00:00:01 10.0.0.6\n",
+];
+
 proptest! {
+    #[test]
+    fn what_makes_sense_line_by_line_is_never_refused_as_a_whole(
+        dhcp in nearly(STATEMENTS), answers in nearly(ANSWERS), named in any::<bool>()
+    ) {
+        let path = if named { "vmnet8/dhcpd.conf" } else { "dhcpd.conf" };
+        let mut report = Report::default();
+        import(&files(&[("networking", &answers), (path, &dhcp)]), &mut report);
+        for mistake in report.mistakes() {
+            prop_assert!(!mistake.text.starts_with("vmlan cannot have"), "{mistake:?}\n{answers}\n{dhcp}");
+        }
+    }
+
     #[test]
     fn whatever_is_imported_passes_our_own_check(
         ip in "10\\.[0-2]\\.0\\.[0-9]{1,2}",
