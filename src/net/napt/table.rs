@@ -23,6 +23,8 @@ use crate::wire::ethernet::MacAddr;
 const SLOTS: usize = 1024;
 /// How far from its place an entry is looked for ahead of time: few are further.
 const NEAR: usize = 3;
+/// How many flows are near the processor anyway: to bring so few there ahead of time costs more than it saves.
+const NEARBY: usize = 4096;
 
 /// What must be known of a flow to pass a frame on.
 #[derive(Clone, Debug)]
@@ -176,6 +178,9 @@ impl<A: Address> Table<A> {
     /// Has what [`Table::find`] will look at brought into the cache.
     #[inline]
     pub(super) fn prefetch(&self, side: Side, ends: &Ends<A>) {
+        if self.flows.len() < NEARBY {
+            return;
+        }
         let hash = self.hasher.hash(side, ends);
         let (at, mask) = ((hash >> self.shift) as usize, self.slots.len() - 1);
         // Without a branch on what is loaded: a wrong guess would have the processor wait, and not load for the next frame.

@@ -151,6 +151,7 @@ impl Gateways {
     }
 
     /// Whether an address is one of the inside network.
+    #[inline]
     pub fn is_inside(&self, ip: IpAddr) -> bool {
         match ip {
             IpAddr::V4(ip) => self.v4.is_some_and(|(_, net)| net.contains(&ip)),
