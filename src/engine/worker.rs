@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -180,12 +181,18 @@ impl Worker {
         let mut asked = Instant::now();
         loop {
             let now = Instant::now();
-            self.visit_hot(now);
+            let worked = self.visit_hot(now);
             if self.next_timer.is_some_and(|at| now >= at) {
                 self.handle_timers(clock());
             }
             let wait = match (self.hot.is_empty(), self.next_timer) {
-                (false, _) if now.saturating_duration_since(asked) < EVENTS_EVERY => continue,
+                (false, _) if now.saturating_duration_since(asked) < EVENTS_EVERY => {
+                    if !worked {
+                        // Who waits for this processor may be whom we wait for.
+                        thread::yield_now();
+                    }
+                    continue;
+                }
                 (false, _) => 0,
                 (true, None) => -1,
                 (true, Some(at)) => millis_up(at.saturating_duration_since(now)),
@@ -221,11 +228,12 @@ impl Worker {
         false
     }
 
-    /// Looks at every hot port once, and leaves those to epoll where nothing comes any more.
-    pub(super) fn visit_hot(&mut self, now: Instant) {
-        let mut index = 0;
+    /// Looks at every hot port once, and leaves those to epoll where nothing comes any more; tells whether anything came.
+    pub(super) fn visit_hot(&mut self, now: Instant) -> bool {
+        let (mut index, mut any) = (0, false);
         while let Some(port) = self.hot.get(index).copied() {
             let worked = self.visit(port, now);
+            any |= worked;
             let slot = &mut self.slots[port.index()];
             if slot.answers {
                 // What it has sent may want to be looked after.
@@ -244,6 +252,7 @@ impl Worker {
             }
             index += 1;
         }
+        any
     }
 
     /// Returns a port, unless it is gone: an event may be older than that.
