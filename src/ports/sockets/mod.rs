@@ -38,6 +38,7 @@ use crate::net::nat::{Event, FlowRow, Limits, Protocol, View};
 use crate::net::packet::Packet;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::{Burst, Frame};
+use crate::ports::kernel::SLOTS;
 use crate::ports::{OpenError, Watcher};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::ipv4::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -58,6 +59,9 @@ mod udp;
 
 /// How many events wait to be taken at most.
 const EVENTS: usize = 65_536;
+
+/// How many busy sockets there is room for in one go.
+const STRIDE: usize = SLOTS / udp::FAIR;
 
 /// What to be.
 #[derive(Clone, Debug)]
@@ -99,6 +103,8 @@ pub struct Sockets {
     tcp: TcpFlows,
     forwards: Forwards,
     streams: Streams,
+    /// How many sockets that are ready let others go first, since there was not room for all.
+    skip: usize,
 }
 
 /// What is known of all flows that were.
@@ -167,6 +173,7 @@ impl Sockets {
             tcp: TcpFlows::new(spec.seed, spec.nat.timeouts, now.instant),
             forwards: Forwards::new(spec.seed),
             streams: Streams::default(),
+            skip: 0,
             spec: spec.clone(),
         };
         for forward in &spec.nat.forwards {
@@ -407,6 +414,9 @@ impl Sockets {
         for frame in self.replies.drain(..count) {
             burst.push_owned(frame, VirtioNetHeader::default());
         }
+        // The kernel names those that stay ready in the same order each time.
+        let skip = self.skip.checked_rem(ready.len()).unwrap_or(0);
+        ready.rotate_left(skip);
         let mut cx = context!(self, inside, now);
         for (token, ready) in ready.drain(..) {
             match token.kind {
@@ -426,6 +436,8 @@ impl Sockets {
                 Kind::Tcp => self.tcp.ready(token.id, ready, &mut cx),
             }
         }
+        let full = self.receiver.room() == 0 || burst.room() == 0;
+        self.skip = if full { self.skip + STRIDE } else { 0 };
         self.forwards.resume(&mut self.tcp, &mut cx);
         self.tcp.receive(burst, &mut cx);
         self.streams.adopt(&mut cx);

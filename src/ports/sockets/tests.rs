@@ -213,6 +213,25 @@ fn a_datagram_reaches_the_host_and_its_answer_the_guest() {
 }
 
 #[test]
+fn nobody_is_kept_from_being_heard_by_others_who_are_busy() {
+    let mut lab = Lab::new(&spec());
+    let (server, port) = server();
+    let ports = 40_100..40_108;
+    for from in ports.clone() {
+        lab.send(datagram(from, GATEWAY_IP, port, b"a")).unwrap();
+        let mapping = server.recv_from(&mut [0; 8]).unwrap().1;
+        for _ in 0..64 {
+            server.send_to(b"much", mapping).unwrap();
+        }
+    }
+    let mut heard = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        heard.extend(lab.receive().iter().map(|frame| read(frame).1.port()));
+    }
+    assert!(ports.eq(heard));
+}
+
+#[test]
 fn a_guests_port_is_the_same_to_everybody() {
     let mut lab = Lab::new(&spec());
     let ((one, first), (other, second)) = (server(), server());

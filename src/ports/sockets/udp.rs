@@ -40,7 +40,7 @@ const DNS: u16 = 53;
 /// The first port that is not a privileged one.
 const FIRST_PORT: u16 = 1024;
 /// How many datagrams of one socket are taken in one go.
-const FAIR: usize = 16;
+pub(super) const FAIR: usize = 16;
 /// How many reports of errors are taken in one go.
 const REPORTS: usize = 16;
 /// How many mappings are forgotten in one go.
