@@ -1265,3 +1265,36 @@ fn an_honest_guest_does_not_notice_what_another_sends_to_the_gateway() {
     println!("{frames} frames, {replies} replies");
     assert!(replies > 0);
 }
+
+#[test]
+fn a_forwarded_port_is_served_or_left_alone_when_no_descriptor_is_left() {
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut lab = Lab::new();
+    let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+        let row = lab.sockets.add_forward(forward(protocol), &lab.inside);
+        row.unwrap().listen
+    });
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"hello", udp).unwrap();
+    let _stream = TcpStream::connect(tcp).unwrap();
+    let mut taken = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    let now = lab.now();
+    let (since, mut served) = (Instant::now(), false);
+    while lab.sockets.has_news() && since.elapsed() < PATIENCE {
+        let mut burst = Burst::default();
+        lab.sockets.receive(&mut burst, &lab.inside, now);
+        let of_udp = |frame: &vmlan::ports::burst::Frame| frame.head.bytes()[23] == PROTOCOL_UDP;
+        served |= burst.frames().iter().any(of_udp);
+        burst.clear();
+        lab.sockets.release();
+    }
+    drop(taken);
+    assert!(served, "the datagram was not taken");
+    let paused = lab.sockets.poll_timeout().unwrap();
+    assert!(paused <= now.instant + Duration::from_secs(1));
+}

@@ -3,6 +3,7 @@
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -240,9 +241,8 @@ impl Forwards {
         let Some(listener) = self.listeners.get(id) else {
             return;
         };
-        let Ok(socket) = listener.socket.try_clone() else {
-            return;
-        };
+        // Without a descriptor of its own, or the port would be ready all the time when there is none left.
+        let socket = Arc::clone(&listener.socket);
         if ready.error {
             udp::has_pending_error(&socket);
         }
