@@ -18,6 +18,18 @@ use crate::net::nat::error::Unreachable;
 
 /// The port of DNS.
 const DNS: u16 = 53;
+/// Where clouds tell a host who it is and what it may, beside the link-local addresses: Alibaba, Azure, Oracle.
+const SECRETS_V4: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+/// The same by IPv6, in addresses that look like any others: Amazon, Google, Scaleway.
+const SECRETS_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
 /// How many local streams there are at most.
 const STREAMS: usize = 256;
 
@@ -93,10 +105,13 @@ impl Dialer {
             };
             return Way::Out(SocketAddr::new(ip, dst.port()));
         }
-        if !self.transit || !is_public(dst.ip()) || self.gateways.is_inside(dst.ip()) {
+        // Whoever translates an address that has another in it may lead there.
+        let ips = || [Some(dst.ip()), embedded(dst.ip())].into_iter().flatten();
+        let nobody = |ip| !is_public(ip) || self.gateways.is_inside(ip);
+        if !self.transit || ips().any(nobody) {
             return Way::Silent;
         }
-        if self.closed.iter().any(|net| net.contains(&dst.ip())) {
+        if ips().any(|ip| self.closed.iter().any(|net| net.contains(&ip))) {
             return match protocol {
                 nat::Protocol::Tcp => Way::Refused,
                 nat::Protocol::Udp | nat::Protocol::Icmp => {
@@ -176,15 +191,89 @@ fn is_public(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => {
             let [first, ..] = ip.octets();
             // Link-local addresses are not passed on (RFC 3927, section 7): in clouds, they tell a host's secrets.
-            first != 0 && first < 224 && !ip.is_loopback() && !ip.is_link_local()
+            first != 0
+                && first < 224
+                && !ip.is_loopback()
+                && !ip.is_link_local()
+                && !SECRETS_V4.contains(&ip)
         }
         IpAddr::V6(ip) => {
-            let mapped = ip.to_ipv4_mapped().is_some();
-            !ip.is_unspecified()
-                && !ip.is_loopback()
-                && !ip.is_multicast()
-                && !ip.is_unicast_link_local()
-                && !mapped
+            // All of ::/96, and the addresses of IPv4 as sockets of IPv6 know them.
+            let low = ip.to_ipv4().is_some();
+            !low && !ip.is_multicast() && !ip.is_unicast_link_local() && !SECRETS_V6.contains(&ip)
+        }
+    }
+}
+
+/// Returns the address of IPv4 that is in one of IPv6: behind the prefix of NAT64 (RFC 6052), or of 6to4 (RFC 3056).
+fn embedded(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(ip) = ip else {
+        return None;
+    };
+    match ip.octets() {
+        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+        | [0x20, 0x02, a, b, c, d, ..] => Some(Ipv4Addr::new(a, b, c, d).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::nat::{Filtering, Gateways, Limits, Outside, Timeouts};
+
+    fn way(ip: &str) -> Way {
+        let spec = nat::Spec {
+            gateways: Gateways {
+                v4: Some(([10, 8, 0, 2].into(), "10.8.0.0/24".parse().unwrap())),
+                v6: Some(("fd08::2".parse().unwrap(), "fd08::/64".parse().unwrap())),
+                link_local: None,
+            },
+            outside: Outside::Host,
+            forwards: Vec::new(),
+            filtering: Filtering::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            closed: vec!["10.9.0.0/16".parse().unwrap()],
+            map_host_loopback: false,
+            ftp: false,
+            log: false,
+        };
+        let dialer = Dialer::new(&spec, true, false);
+        dialer.way(nat::Protocol::Tcp, SocketAddr::new(ip.parse().unwrap(), 80))
+    }
+
+    #[test]
+    fn an_address_within_another_leads_nowhere_that_it_does_not_lead_itself() {
+        for ip in [
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:192.0.2.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b::10.8.0.7",
+            "2002:7f00:1::1",
+            "2002:a9fe:a9fe::",
+        ] {
+            assert_eq!(way(ip), Way::Silent, "{ip}");
+        }
+        assert_eq!(way("64:ff9b::10.9.1.1"), Way::Refused);
+        assert_eq!(way("2002:a09:101::1"), Way::Refused);
+        for ip in ["64:ff9b::192.0.2.1", "2002:c000:201::1", "2001:db8::1"] {
+            let to = SocketAddr::new(ip.parse().unwrap(), 80);
+            assert_eq!(way(ip), Way::Out(to));
+        }
+    }
+
+    #[test]
+    fn what_tells_a_hosts_secrets_is_out_of_reach() {
+        let others = ["169.254.169.254", "169.254.170.2"].map(|ip| ip.parse().unwrap());
+        let v4 = SECRETS_V4.map(IpAddr::from).into_iter();
+        let v6 = SECRETS_V6.map(IpAddr::from).into_iter();
+        for ip in v4.chain(v6).chain(others) {
+            assert_eq!(way(&ip.to_string()), Way::Silent, "{ip}");
         }
     }
 }
