@@ -60,7 +60,12 @@ impl Station {
 #[derive(Debug, Default)]
 pub struct Inside {
     stations: HashMap<MacAddr, Station, foldhash::fast::RandomState>,
+    /// Who was seen to use an address last, or was given it.
     owners: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
+    /// Whose an address is by reservation, or by lease until then.
+    holders: HashMap<IpAddr, (MacAddr, Option<SystemTime>), foldhash::fast::RandomState>,
+    /// The present, or a little before.
+    wall: Option<SystemTime>,
     names: BTreeMap<String, MacAddr>,
     /// What clients of DHCP call themselves: in lower case, up to the first dot, with those who do, the first first.
     hostnames: HashMap<String, Vec<MacAddr>, foldhash::fast::RandomState>,
@@ -88,6 +93,7 @@ impl Inside {
                 station.name = hostname;
             }
             inside.owners.insert(ip.into(), mac);
+            inside.holders.insert(ip.into(), (mac, None));
         }
         inside
     }
@@ -110,6 +116,8 @@ impl Inside {
             station.lease = None;
         }
         let after = station.label();
+        let until = (record.state == State::Bound).then_some(record.ends);
+        self.hold(record.ip.into(), record.mac, until);
         self.rename(record.mac, before, after);
     }
 
@@ -126,6 +134,7 @@ impl Inside {
             station.name.clone_from(hostname);
         }
         self.owners.insert((*ip).into(), *mac);
+        self.holders.insert((*ip).into(), (*mac, None));
     }
 
     /// Takes in a lease of DHCPv6 that was given, or is over.
@@ -151,7 +160,24 @@ impl Inside {
             }
         }
         let after = station.label();
+        self.hold(lease.ip.into(), lease.mac, bound.then_some(lease.expires));
         self.rename(lease.mac, before, after);
+    }
+
+    /// Takes in that an address is a station's until then, or that it is not any more.
+    fn hold(&mut self, ip: IpAddr, mac: MacAddr, until: Option<SystemTime>) {
+        match (self.holders.get(&ip), until) {
+            // A reservation stays.
+            (Some((_, None)), _) => {}
+            (_, Some(_)) => drop(self.holders.insert(ip, (mac, until))),
+            (Some((holder, _)), None) if *holder == mac => drop(self.holders.remove(&ip)),
+            (Some(_) | None, None) => {}
+        }
+    }
+
+    /// Says what time it is: leases end.
+    pub fn set_wall(&mut self, wall: SystemTime) {
+        self.wall = Some(wall);
     }
 
     /// Has a station be found by another name than before.
@@ -204,14 +230,19 @@ impl Inside {
         self.owners.insert(ip, mac);
     }
 
-    /// Whose hardware address an address is.
+    /// Whose an address is: of the station that it is reserved for or leased to, or else of the one that was seen to use it
+    /// last. Whoever merely uses another's address does not get what is for that one.
     pub fn mac_of(&self, ip: IpAddr) -> Option<MacAddr> {
-        self.owners.get(&ip).copied()
+        let ends = |until: SystemTime| self.wall.is_some_and(|wall| until <= wall);
+        match self.holders.get(&ip) {
+            Some((mac, until)) if !until.is_some_and(ends) => Some(*mac),
+            Some(_) | None => self.owners.get(&ip).copied(),
+        }
     }
 
     /// Returns the station that was last seen to use an address, and when that was.
     pub fn last_seen(&self, ip: IpAddr) -> Option<(MacAddr, Instant)> {
-        let mac = self.mac_of(ip)?;
+        let mac = *self.owners.get(&ip)?;
         let mut seen = self.stations.get(&mac)?.seen.iter();
         let (_, at) = seen.find(|(seen, _)| *seen == ip)?;
         Some((mac, *at))
@@ -357,6 +388,39 @@ mod tests {
         inside.note_lease(&lease(SECOND, "other", 200));
         assert_eq!(inside.find("debian"), None);
         assert_eq!(inside.find("other"), Some(SECOND));
+    }
+
+    #[test]
+    fn whoever_uses_anothers_address_does_not_get_what_is_for_that_one() {
+        let now = Instant::now();
+        let reserved: Ipv4Addr = [192, 168, 88, 10].into();
+        let mut inside = Inside::new(Spec {
+            vms: Vec::new(),
+            reservations: vec![(RESERVED, reserved, None)],
+        });
+        inside.note_lease(&lease(FIRST, "a", 100));
+        let leased: IpAddr = lease(FIRST, "a", 100).ip.into();
+        let free: IpAddr = [192, 168, 88, 200].into();
+        for ip in [reserved.into(), leased, free] {
+            inside.note_seen(ip, FIRST, now);
+            inside.note_seen(ip, SECOND, now);
+        }
+        let of = |inside: &Inside, ip| inside.mac_of(ip).unwrap();
+        assert_eq!(of(&inside, reserved.into()), RESERVED);
+        assert_eq!(of(&inside, leased), FIRST);
+        assert_eq!(of(&inside, free), SECOND);
+        assert_eq!(inside.last_seen(leased), Some((SECOND, now)));
+        inside.set_wall(at(99));
+        assert_eq!(of(&inside, leased), FIRST);
+        inside.set_wall(at(100));
+        assert_eq!(of(&inside, leased), SECOND, "the lease has ended");
+        inside.set_wall(at(0));
+        let released = Record {
+            state: State::Released,
+            ..lease(FIRST, "a", 100)
+        };
+        inside.note_lease(&released);
+        assert_eq!(of(&inside, leased), SECOND, "or was given back");
     }
 
     #[test]
