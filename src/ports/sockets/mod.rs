@@ -23,7 +23,7 @@ use self::listen::Forwards;
 use self::poll::{Kind, Poll, Ready, Token};
 use self::stream::Streams;
 use self::system::Receiver;
-use self::tcp::TcpFlows;
+use self::tcp::{TcpFlows, is_answer};
 use self::udp::UdpFlows;
 use crate::net::Now;
 use crate::net::drops::DropReason;
@@ -34,7 +34,7 @@ use crate::net::nat::error::{Problem, Unreachable};
 use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
 use crate::net::nat::fragments::Reassembly;
 use crate::net::nat::quota::Quota;
-use crate::net::nat::{Event, FlowRow, Limits, Protocol, View};
+use crate::net::nat::{Event, FlowRow, Protocol, View};
 use crate::net::packet::Packet;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::{Burst, Frame};
@@ -42,7 +42,7 @@ use crate::ports::kernel::SLOTS;
 use crate::ports::{OpenError, Watcher};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::ipv4::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
-use crate::wire::ipv6::{self, NEXT_HEADER_ICMPV6};
+use crate::wire::ipv6::NEXT_HEADER_ICMPV6;
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
 mod context;
@@ -148,16 +148,10 @@ impl Sockets {
             attempt: "prepare the sockets of a NAT".to_owned(),
             source,
         };
-        // Guests must not take the descriptors that others need to be connected at all.
-        let most = system::descriptor_limit() / 4 * 3;
-        let limits = Limits {
-            flows: spec.nat.limits.flows.min(most),
-            ..spec.nat.limits
-        };
         let mut this = Self {
             poll: Poll::open().map_err(failed)?,
             dialer: Dialer::new(&spec.nat, spec.transit, spec.streams),
-            quota: Quota::new(limits),
+            quota: context::quota(spec.nat.limits),
             errors: Errors::new(now.instant),
             replies: Vec::new(),
             events: Vec::new(),
@@ -587,19 +581,6 @@ impl Sockets {
         advisories.extend(self.echo.advisories());
         advisories
     }
-}
-
-/// Whether a TCP segment, of which this is the packet or the start of it, accepts a connection or ends it at once.
-fn is_answer(ip: &[u8]) -> bool {
-    const FLAGS: usize = 13;
-    const RST: u8 = 0x04;
-    const SYN_ACK: u8 = 0x12;
-    let header = match ip.first() {
-        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
-        Some(_) | None => ipv6::HEADER_LEN,
-    };
-    let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
-    flags & RST != 0 || flags & SYN_ACK == SYN_ACK
 }
 
 #[cfg(test)]

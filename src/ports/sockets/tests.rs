@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::net::nat::forward::{Balance, Host, Target};
-use crate::net::nat::{Filtering, Gateways, Outside, Timeouts};
+use crate::net::nat::{Filtering, Gateways, Limits, Outside, Timeouts};
 use crate::net::offload::{self, Capabilities};
 use crate::wire::arp::Arp;
 use crate::wire::checksum::checksum;

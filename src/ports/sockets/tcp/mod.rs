@@ -44,6 +44,7 @@ use crate::net::packet::Packet;
 use crate::net::tcp::{Config, Endpoint, IssSource, Sent, Transmit, reset_for};
 use crate::ports::burst::{Burst, Frame, Segment};
 use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ipv6;
 use crate::wire::tcp::{self, Flags, Tcp};
 
 mod buffer;
@@ -496,4 +497,17 @@ fn refuse(key: &Key, tcp: &Tcp, payload: usize, cx: &mut Context<'_>) {
     if let Some(frame) = frame {
         cx.reply(frame);
     }
+}
+
+/// Whether a TCP segment, of which this is the packet or the start of it, accepts a connection or ends it at once.
+pub(super) fn is_answer(ip: &[u8]) -> bool {
+    const FLAGS: usize = 13;
+    const RST: u8 = 0x04;
+    const SYN_ACK: u8 = 0x12;
+    let header = match ip.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
+        Some(_) | None => ipv6::HEADER_LEN,
+    };
+    let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
+    flags & RST != 0 || flags & SYN_ACK == SYN_ACK
 }
