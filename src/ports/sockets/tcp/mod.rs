@@ -24,9 +24,10 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
+use socket2::SockRef;
 
 use self::buffer::{Budget, Chunks};
 use self::flow::{Flow, Key};
@@ -270,11 +271,14 @@ impl TcpFlows {
             remote: client,
         };
         let possible = client.is_ipv4() == target.is_ipv4() && self.find(&key).is_none();
-        let begun = possible && cx.quota.take(mac) && {
-            let endpoint = Endpoint::connect(self.config(&key, cx), cx.now.instant);
-            self.insert(key, Some(forward), endpoint, socket, false, cx)
-        };
-        if !begun {
+        if !possible || !cx.quota.take(mac) {
+            // The client is not to think that all was said. If that cannot be told, it ends anyway.
+            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            cx.ended.push(forward);
+            return;
+        }
+        let endpoint = Endpoint::connect(self.config(&key, cx), cx.now.instant);
+        if !self.insert(key, Some(forward), endpoint, socket, false, cx) {
             cx.ended.push(forward);
         }
     }
