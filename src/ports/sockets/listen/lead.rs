@@ -191,6 +191,12 @@ impl Forwards {
         let Some(seen) = self.sessions.free_alias(address, seen) else {
             return false;
         };
+        if let Some(session) = self.sessions.make_room() {
+            cx.quota.give(session.mac);
+            cx.events
+                .push(session.event(false, self.port(session.client.listener)));
+            cx.ended.push(session.ticket);
+        }
         if !cx.quota.take(mac) {
             return false;
         }
@@ -212,6 +218,7 @@ impl Forwards {
             note,
             created: now,
             last: now,
+            answered: false,
             sent: 0,
             received: 0,
         };
@@ -319,7 +326,7 @@ impl Forwards {
         if sent.is_ok() {
             session.sent += payload.len() as u64;
         }
-        session.last = cx.now.instant;
+        (session.last, session.answered) = (cx.now.instant, true);
         true
     }
 
