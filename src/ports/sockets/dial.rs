@@ -5,6 +5,7 @@
 //! their port 53 ends in the daemon itself.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::system;
 use crate::net::nat;
 use crate::net::nat::error::Unreachable;
+use crate::wire::ethernet::MacAddr;
 
 /// The port of DNS.
 const DNS: u16 = 53;
@@ -30,8 +32,9 @@ const SECRETS_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
-/// How many local streams there are at most.
+/// How many local streams there are at most, and how many of them are one guest's.
 const STREAMS: usize = 256;
+const STREAMS_PER_GUEST: usize = 32;
 
 /// Where an address leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,8 +75,44 @@ pub(super) struct Dialer {
     transit: bool,
     /// Whether somebody answers DNS over TCP.
     streams: bool,
-    /// Inner ends of local streams that nobody has fetched yet, and how many more there may be.
-    opened: RefCell<(Vec<(OwnedFd, SocketAddr)>, usize)>,
+    streams_now: RefCell<LocalStreams>,
+}
+
+/// The end of a local stream within the daemon.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) socket: OwnedFd,
+    /// Whose the other end is.
+    pub(super) mac: MacAddr,
+    pub(super) guest: SocketAddr,
+}
+
+#[derive(Debug, Default)]
+struct LocalStreams {
+    /// Those that nobody has fetched yet.
+    opened: Vec<Inner>,
+    /// How many there are of each guest.
+    count: HashMap<MacAddr, usize, foldhash::fast::RandomState>,
+}
+
+impl LocalStreams {
+    fn take(&mut self, mac: MacAddr) -> bool {
+        let of_guest = self.count.get(&mac).copied().unwrap_or(0);
+        let free = of_guest < STREAMS_PER_GUEST && self.count.values().sum::<usize>() < STREAMS;
+        if free {
+            self.count.insert(mac, of_guest + 1);
+        }
+        free
+    }
+
+    fn give(&mut self, mac: MacAddr) {
+        if let Some(of_guest) = self.count.get_mut(&mac) {
+            *of_guest -= 1;
+            if *of_guest == 0 {
+                self.count.remove(&mac);
+            }
+        }
+    }
 }
 
 impl Dialer {
@@ -85,7 +124,7 @@ impl Dialer {
             loopback: spec.map_host_loopback,
             transit,
             streams,
-            opened: RefCell::new((Vec::new(), STREAMS)),
+            streams_now: RefCell::default(),
         }
     }
 
@@ -126,37 +165,40 @@ impl Dialer {
     }
 
     /// Opens a TCP connection on behalf of a guest.
-    pub(super) fn dial(&self, guest: SocketAddr, dst: SocketAddr) -> Dial {
+    pub(super) fn dial(&self, mac: MacAddr, guest: SocketAddr, dst: SocketAddr) -> Dial {
         match self.way(nat::Protocol::Tcp, dst) {
             Way::Out(dst) => connect(dst).unwrap_or_else(|error| of_error(&error)),
-            Way::Local => self.open_stream(guest).unwrap_or(Dial::Refused),
+            Way::Local => self.open_stream(mac, guest).unwrap_or(Dial::Refused),
             Way::Refused => Dial::Refused,
             Way::Unreachable(why) => Dial::Unreachable(why),
             Way::Silent => Dial::Silent,
         }
     }
 
-    fn open_stream(&self, guest: SocketAddr) -> io::Result<Dial> {
-        let mut opened = self.opened.borrow_mut();
-        if opened.1 == 0 {
-            return Ok(Dial::Refused);
-        }
+    fn open_stream(&self, mac: MacAddr, guest: SocketAddr) -> io::Result<Dial> {
         let (outer, inner) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
         outer.set_nonblocking(true)?;
         inner.set_nonblocking(true)?;
-        opened.0.push((inner.into(), guest));
-        opened.1 -= 1;
+        let mut streams = self.streams_now.borrow_mut();
+        if !streams.take(mac) {
+            return Ok(Dial::Refused);
+        }
+        streams.opened.push(Inner {
+            socket: inner.into(),
+            mac,
+            guest,
+        });
         Ok(Dial::Connected(outer.into()))
     }
 
-    /// Takes the inner ends of the local streams that were opened lately, each with whose it is.
-    pub(super) fn take_opened(&self) -> Vec<(OwnedFd, SocketAddr)> {
-        std::mem::take(&mut self.opened.borrow_mut().0)
+    /// Takes the inner ends of the local streams that were opened lately.
+    pub(super) fn take_opened(&self) -> Vec<Inner> {
+        std::mem::take(&mut self.streams_now.borrow_mut().opened)
     }
 
-    /// Hears that a local stream has ended.
-    pub(super) fn stream_ended(&self) {
-        self.opened.borrow_mut().1 += 1;
+    /// Hears that a local stream of a guest has ended.
+    pub(super) fn stream_ended(&self, mac: MacAddr) {
+        self.streams_now.borrow_mut().give(mac);
     }
 }
 

@@ -162,7 +162,7 @@ impl TcpFlows {
         if !cx.quota.take(key.mac) {
             return Err(DropReason::NatLimit);
         }
-        let (socket, connecting) = match cx.dialer.dial(key.guest, key.remote) {
+        let (socket, connecting) = match cx.dialer.dial(key.mac, key.guest, key.remote) {
             Dial::Connecting(socket) => (socket, true),
             Dial::Connected(socket) => (socket, false),
             Dial::Refused => {
