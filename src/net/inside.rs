@@ -3,7 +3,8 @@
 //! Names and hardware addresses of VMs are told; IP addresses come from reservations, from leases as they are given, and
 //! from what stations are seen to send. Every table has a limit: what does not fit is not known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
@@ -49,6 +50,12 @@ impl Station {
         self.lease.is_some() || self.lease6.is_some()
     }
 
+    /// Whether nothing is known of it but the addresses that it was seen to use.
+    const fn is_passing(&self) -> bool {
+        let reserved = self.reserved.is_some() || self.reserved6.is_some();
+        !reserved && !self.is_leased() && self.name.is_none()
+    }
+
     /// What it is found by: what it calls itself, as long as it has a lease.
     fn label(&self) -> Option<String> {
         let hostname = self.hostname.as_deref().filter(|_| self.is_leased());
@@ -64,6 +71,8 @@ pub struct Inside {
     owners: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
     /// Whose an address is by reservation, or by lease until then.
     holders: HashMap<IpAddr, (MacAddr, Option<SystemTime>), foldhash::fast::RandomState>,
+    /// Stations that were seen before anything else was known of them, the first first.
+    passing: VecDeque<MacAddr>,
     /// The present, or a little before.
     wall: Option<SystemTime>,
     names: BTreeMap<String, MacAddr>,
@@ -100,8 +109,7 @@ impl Inside {
 
     /// Takes in a line of the lease file.
     pub fn note_lease(&mut self, record: &Record) {
-        let known = self.stations.contains_key(&record.mac);
-        if !known && self.stations.len() >= STATIONS {
+        if !self.make_room(record.mac) {
             return;
         }
         let station = self.stations.entry(record.mac).or_default();
@@ -139,8 +147,7 @@ impl Inside {
 
     /// Takes in a lease of DHCPv6 that was given, or is over.
     pub fn note_lease6(&mut self, lease: &Lease, bound: bool) {
-        let known = self.stations.contains_key(&lease.mac);
-        if !known && self.stations.len() >= STATIONS {
+        if !self.make_room(lease.mac) {
             return;
         }
         let station = self.stations.entry(lease.mac).or_default();
@@ -162,6 +169,26 @@ impl Inside {
         let after = station.label();
         self.hold(lease.ip.into(), lease.mac, bound.then_some(lease.expires));
         self.rename(lease.mac, before, after);
+    }
+
+    /// Sees to it that there is room for a station, and forgets one that was merely seen if need be, the one that has been
+    /// known the longest; tells whether there is.
+    fn make_room(&mut self, mac: MacAddr) -> bool {
+        while self.stations.len() >= STATIONS && !self.stations.contains_key(&mac) {
+            let Some(oldest) = self.passing.pop_front() else {
+                return false;
+            };
+            if let Entry::Occupied(station) = self.stations.entry(oldest)
+                && station.get().is_passing()
+            {
+                for (ip, _) in station.remove().seen {
+                    if self.owners.get(&ip) == Some(&oldest) {
+                        self.owners.remove(&ip);
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// Takes in that an address is a station's until then, or that it is not any more.
@@ -215,8 +242,11 @@ impl Inside {
             *at = now;
             return;
         }
-        if !self.stations.contains_key(&mac) && self.stations.len() >= STATIONS {
+        if !self.make_room(mac) {
             return;
+        }
+        if !self.stations.contains_key(&mac) {
+            self.passing.push_back(mac);
         }
         let station = self.stations.entry(mac).or_default();
         station.seen.retain(|(seen, _)| *seen != ip);
@@ -421,6 +451,31 @@ mod tests {
         };
         inside.note_lease(&released);
         assert_eq!(of(&inside, leased), SECOND, "or was given back");
+    }
+
+    #[test]
+    fn a_station_is_seen_however_many_others_were() {
+        let now = Instant::now();
+        let mut inside = Inside::default();
+        inside.note_lease(&lease(FIRST, "a", 100));
+        let leased = lease(FIRST, "a", 100).ip.into();
+        inside.note_seen(leased, FIRST, now);
+        let mac = |number: u32| {
+            let [a, b, c, d] = number.to_be_bytes();
+            MacAddr([6, 0, a, b, c, d])
+        };
+        let ip = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number));
+        for number in 0..100_000 {
+            inside.note_seen(ip(number), mac(number), now);
+        }
+        assert_eq!(inside.mac_of(ip(99_999)), Some(mac(99_999)));
+        assert_eq!(inside.mac_of(ip(0)), None);
+        assert_eq!(inside.mac_of(leased), Some(FIRST));
+        assert_eq!(inside.stations.len(), STATIONS);
+        let owned = inside.owners.len();
+        assert!(owned <= STATIONS && inside.passing.len() <= STATIONS);
+        inside.note_lease(&lease(SECOND, "b", 100));
+        assert_eq!(inside.find("b"), Some(SECOND));
     }
 
     #[test]
