@@ -231,6 +231,7 @@ impl Gateway {
         now: Now,
         out: &mut Replies,
     ) -> Claim {
+        self.inside.set_wall(now.wall);
         self.note_sender(bytes, now.instant);
         let mut claim = Claim::Passed;
         for service in &mut self.services {
@@ -288,6 +289,7 @@ impl Gateway {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Replies) {
+        self.inside.set_wall(now.wall);
         for service in &mut self.services {
             service.handle_timeout(now, out);
             service.look_inside(&self.inside, now, out);

@@ -3,7 +3,8 @@
 //! Names and hardware addresses of VMs are told; IP addresses come from reservations, from leases as they are given, and
 //! from what stations are seen to send. Every table has a limit: what does not fit is not known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
@@ -49,6 +50,12 @@ impl Station {
         self.lease.is_some() || self.lease6.is_some()
     }
 
+    /// Whether nothing is known of it but the addresses that it was seen to use.
+    const fn is_passing(&self) -> bool {
+        let reserved = self.reserved.is_some() || self.reserved6.is_some();
+        !reserved && !self.is_leased() && self.name.is_none()
+    }
+
     /// What it is found by: what it calls itself, as long as it has a lease.
     fn label(&self) -> Option<String> {
         let hostname = self.hostname.as_deref().filter(|_| self.is_leased());
@@ -60,7 +67,14 @@ impl Station {
 #[derive(Debug, Default)]
 pub struct Inside {
     stations: HashMap<MacAddr, Station, foldhash::fast::RandomState>,
+    /// Who was seen to use an address last, or was given it.
     owners: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
+    /// Whose an address is by reservation, or by lease until then.
+    holders: HashMap<IpAddr, (MacAddr, Option<SystemTime>), foldhash::fast::RandomState>,
+    /// Stations that were seen before anything else was known of them, the first first.
+    passing: VecDeque<MacAddr>,
+    /// The present, or a little before.
+    wall: Option<SystemTime>,
     names: BTreeMap<String, MacAddr>,
     /// What clients of DHCP call themselves: in lower case, up to the first dot, with those who do, the first first.
     hostnames: HashMap<String, Vec<MacAddr>, foldhash::fast::RandomState>,
@@ -88,14 +102,14 @@ impl Inside {
                 station.name = hostname;
             }
             inside.owners.insert(ip.into(), mac);
+            inside.holders.insert(ip.into(), (mac, None));
         }
         inside
     }
 
     /// Takes in a line of the lease file.
     pub fn note_lease(&mut self, record: &Record) {
-        let known = self.stations.contains_key(&record.mac);
-        if !known && self.stations.len() >= STATIONS {
+        if !self.make_room(record.mac) {
             return;
         }
         let station = self.stations.entry(record.mac).or_default();
@@ -110,6 +124,8 @@ impl Inside {
             station.lease = None;
         }
         let after = station.label();
+        let until = (record.state == State::Bound).then_some(record.ends);
+        self.hold(record.ip.into(), record.mac, until);
         self.rename(record.mac, before, after);
     }
 
@@ -126,12 +142,12 @@ impl Inside {
             station.name.clone_from(hostname);
         }
         self.owners.insert((*ip).into(), *mac);
+        self.holders.insert((*ip).into(), (*mac, None));
     }
 
     /// Takes in a lease of DHCPv6 that was given, or is over.
     pub fn note_lease6(&mut self, lease: &Lease, bound: bool) {
-        let known = self.stations.contains_key(&lease.mac);
-        if !known && self.stations.len() >= STATIONS {
+        if !self.make_room(lease.mac) {
             return;
         }
         let station = self.stations.entry(lease.mac).or_default();
@@ -151,7 +167,44 @@ impl Inside {
             }
         }
         let after = station.label();
+        self.hold(lease.ip.into(), lease.mac, bound.then_some(lease.expires));
         self.rename(lease.mac, before, after);
+    }
+
+    /// Sees to it that there is room for a station, and forgets one that was merely seen if need be, the one that has been
+    /// known the longest; tells whether there is.
+    fn make_room(&mut self, mac: MacAddr) -> bool {
+        while self.stations.len() >= STATIONS && !self.stations.contains_key(&mac) {
+            let Some(oldest) = self.passing.pop_front() else {
+                return false;
+            };
+            if let Entry::Occupied(station) = self.stations.entry(oldest)
+                && station.get().is_passing()
+            {
+                for (ip, _) in station.remove().seen {
+                    if self.owners.get(&ip) == Some(&oldest) {
+                        self.owners.remove(&ip);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes in that an address is a station's until then, or that it is not any more.
+    fn hold(&mut self, ip: IpAddr, mac: MacAddr, until: Option<SystemTime>) {
+        match (self.holders.get(&ip), until) {
+            // A reservation stays.
+            (Some((_, None)), _) => {}
+            (_, Some(_)) => drop(self.holders.insert(ip, (mac, until))),
+            (Some((holder, _)), None) if *holder == mac => drop(self.holders.remove(&ip)),
+            (Some(_) | None, None) => {}
+        }
+    }
+
+    /// Says what time it is: leases end.
+    pub fn set_wall(&mut self, wall: SystemTime) {
+        self.wall = Some(wall);
     }
 
     /// Has a station be found by another name than before.
@@ -189,8 +242,11 @@ impl Inside {
             *at = now;
             return;
         }
-        if !self.stations.contains_key(&mac) && self.stations.len() >= STATIONS {
+        if !self.make_room(mac) {
             return;
+        }
+        if !self.stations.contains_key(&mac) {
+            self.passing.push_back(mac);
         }
         let station = self.stations.entry(mac).or_default();
         station.seen.retain(|(seen, _)| *seen != ip);
@@ -204,14 +260,19 @@ impl Inside {
         self.owners.insert(ip, mac);
     }
 
-    /// Whose hardware address an address is.
+    /// Whose an address is: of the station that it is reserved for or leased to, or else of the one that was seen to use it
+    /// last. Whoever merely uses another's address does not get what is for that one.
     pub fn mac_of(&self, ip: IpAddr) -> Option<MacAddr> {
-        self.owners.get(&ip).copied()
+        let ends = |until: SystemTime| self.wall.is_some_and(|wall| until <= wall);
+        match self.holders.get(&ip) {
+            Some((mac, until)) if !until.is_some_and(ends) => Some(*mac),
+            Some(_) | None => self.owners.get(&ip).copied(),
+        }
     }
 
     /// Returns the station that was last seen to use an address, and when that was.
     pub fn last_seen(&self, ip: IpAddr) -> Option<(MacAddr, Instant)> {
-        let mac = self.mac_of(ip)?;
+        let mac = *self.owners.get(&ip)?;
         let mut seen = self.stations.get(&mac)?.seen.iter();
         let (_, at) = seen.find(|(seen, _)| *seen == ip)?;
         Some((mac, *at))
@@ -357,6 +418,64 @@ mod tests {
         inside.note_lease(&lease(SECOND, "other", 200));
         assert_eq!(inside.find("debian"), None);
         assert_eq!(inside.find("other"), Some(SECOND));
+    }
+
+    #[test]
+    fn whoever_uses_anothers_address_does_not_get_what_is_for_that_one() {
+        let now = Instant::now();
+        let reserved: Ipv4Addr = [192, 168, 88, 10].into();
+        let mut inside = Inside::new(Spec {
+            vms: Vec::new(),
+            reservations: vec![(RESERVED, reserved, None)],
+        });
+        inside.note_lease(&lease(FIRST, "a", 100));
+        let leased: IpAddr = lease(FIRST, "a", 100).ip.into();
+        let free: IpAddr = [192, 168, 88, 200].into();
+        for ip in [reserved.into(), leased, free] {
+            inside.note_seen(ip, FIRST, now);
+            inside.note_seen(ip, SECOND, now);
+        }
+        let of = |inside: &Inside, ip| inside.mac_of(ip).unwrap();
+        assert_eq!(of(&inside, reserved.into()), RESERVED);
+        assert_eq!(of(&inside, leased), FIRST);
+        assert_eq!(of(&inside, free), SECOND);
+        assert_eq!(inside.last_seen(leased), Some((SECOND, now)));
+        inside.set_wall(at(99));
+        assert_eq!(of(&inside, leased), FIRST);
+        inside.set_wall(at(100));
+        assert_eq!(of(&inside, leased), SECOND, "the lease has ended");
+        inside.set_wall(at(0));
+        let released = Record {
+            state: State::Released,
+            ..lease(FIRST, "a", 100)
+        };
+        inside.note_lease(&released);
+        assert_eq!(of(&inside, leased), SECOND, "or was given back");
+    }
+
+    #[test]
+    fn a_station_is_seen_however_many_others_were() {
+        let now = Instant::now();
+        let mut inside = Inside::default();
+        inside.note_lease(&lease(FIRST, "a", 100));
+        let leased = lease(FIRST, "a", 100).ip.into();
+        inside.note_seen(leased, FIRST, now);
+        let mac = |number: u32| {
+            let [a, b, c, d] = number.to_be_bytes();
+            MacAddr([6, 0, a, b, c, d])
+        };
+        let ip = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number));
+        for number in 0..100_000 {
+            inside.note_seen(ip(number), mac(number), now);
+        }
+        assert_eq!(inside.mac_of(ip(99_999)), Some(mac(99_999)));
+        assert_eq!(inside.mac_of(ip(0)), None);
+        assert_eq!(inside.mac_of(leased), Some(FIRST));
+        assert_eq!(inside.stations.len(), STATIONS);
+        let owned = inside.owners.len();
+        assert!(owned <= STATIONS && inside.passing.len() <= STATIONS);
+        inside.note_lease(&lease(SECOND, "b", 100));
+        assert_eq!(inside.find("b"), Some(SECOND));
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::dial::Dialer;
 use super::poll::Poll;
+use super::system;
 use crate::net::Now;
 use crate::net::inside::Inside;
-use crate::net::nat;
 use crate::net::nat::error::{self, Problem};
 use crate::net::nat::frames::Stations;
-use crate::net::nat::quota::Quota;
+use crate::net::nat::quota::{Pool, Quota, Share};
+use crate::net::nat::{self, Limits};
 use crate::net::packet::Packet;
 use crate::wire::ethernet::MacAddr;
 
@@ -18,6 +19,28 @@ use crate::wire::ethernet::MacAddr;
 const ERRORS: u32 = 1000;
 /// How many frames of our own wait at most.
 const REPLIES: usize = 4096;
+
+/// What the sockets of all networks have taken of the host.
+static POOL: Pool = Pool::new();
+/// How many UDP ports and ping identifiers of the host all guests may have together. The kernel picks ports from some
+/// 28000, which the host's own programs need as well.
+const PORTS: usize = 24_576;
+
+/// Returns what counts the flows of a network. Guests must not take the descriptors that others need to be connected at
+/// all, whatever network they are in, nor the ports that the host itself needs.
+pub(super) fn quota(limits: Limits) -> Quota {
+    let most = system::descriptor_limit() / 4 * 3;
+    let limits = Limits {
+        flows: limits.flows.min(most),
+        ..limits
+    };
+    let share = Share {
+        pool: &POOL,
+        flows: most,
+        ports: PORTS,
+    };
+    Quota::sharing(limits, share)
+}
 
 /// What a flow may use while it handles something.
 pub(super) struct Context<'a> {

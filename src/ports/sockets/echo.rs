@@ -203,11 +203,11 @@ impl EchoFlows {
     }
 
     fn begin(&mut self, key: Key, remote: IpAddr, cx: &mut Context<'_>) -> Result<u32, DropReason> {
-        if !cx.quota.take(key.mac) {
+        if !cx.quota.take_port(key.mac) {
             return Err(DropReason::NatLimit);
         }
         let Some((note, socket, outside)) = self.open(key, cx) else {
-            cx.quota.give(key.mac);
+            cx.quota.give_port(key.mac);
             cx.quota.note_refused();
             return Err(DropReason::NatLimit);
         };
@@ -417,7 +417,7 @@ impl EchoFlows {
                     let v6 = flow.key.guest.is_ipv6();
                     self.by_outside.remove(&(v6, flow.outside));
                 }
-                cx.quota.give(flow.key.mac);
+                cx.quota.give_port(flow.key.mac);
                 cx.events.push(flow.event(false));
             }
         }

@@ -3,7 +3,7 @@
 //! Each client of a forwarded port has a session with one target, until nothing has passed for a while. What the guest
 //! sends to the client as it sees it leaves through the port, from the host's address that the client had sent to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -12,6 +12,9 @@ use crate::net::nat::expiry::{Expiry, Note};
 use crate::net::nat::{self, Event, FlowRow, Originator, Protocol};
 use crate::wire::ethernet::MacAddr;
 
+/// How many sessions there are at most whose guest has not said anything yet: anybody can begin some in anybody's name, and
+/// all count as the guest's flows. The oldest gives way.
+const UNANSWERED: usize = 8192;
 /// How many sessions are forgotten in one go.
 const FORGOTTEN: usize = 256;
 
@@ -40,6 +43,8 @@ pub(super) struct Session {
     pub(super) note: Note,
     pub(super) created: Instant,
     pub(super) last: Instant,
+    /// Whether the guest has said something.
+    pub(super) answered: bool,
     pub(super) sent: u64,
     pub(super) received: u64,
 }
@@ -69,6 +74,8 @@ pub(super) struct Sessions {
     /// By guest, and by what it sees of the client.
     by_guest: HashMap<(SocketAddr, SocketAddr), u32, foldhash::fast::RandomState>,
     expiry: Expiry,
+    /// Those whose guest may not have said anything yet, the oldest first.
+    unanswered: VecDeque<Note>,
 }
 
 impl Sessions {
@@ -107,6 +114,19 @@ impl Sessions {
             .find(|alias| !self.by_guest.contains_key(&(target, *alias)))
     }
 
+    /// Makes room for one more session that nobody has answered; returns the one that gave way.
+    pub(super) fn make_room(&mut self) -> Option<Session> {
+        while self.unanswered.len() >= UNANSWERED {
+            let note = self.unanswered.pop_front()?;
+            let session = self.sessions.get(note.id);
+            let unanswered = session.is_some_and(|session| !session.answered);
+            if self.sessions.is_current(note) && unanswered {
+                return self.remove(note.id);
+            }
+        }
+        None
+    }
+
     /// The number of the next session.
     pub(super) fn vacant(&self) -> Option<Note> {
         self.sessions.vacant()
@@ -119,6 +139,7 @@ impl Sessions {
         self.by_guest
             .insert((session.target, session.seen), note.id);
         self.expiry.push(due, note);
+        self.unanswered.push_back(note);
         self.sessions.insert(session);
     }
 
@@ -202,5 +223,58 @@ impl Sessions {
                 received: session.received,
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_nobody_answers_give_way_to_others() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        let begin = |sessions: &mut Sessions, number: usize| {
+            let [.., a, b, c] = number.to_be_bytes();
+            let client = Client {
+                listener: 0,
+                address: ([10, a, b, c], 7).into(),
+                to: None,
+            };
+            let gone = sessions.make_room();
+            let session = Session {
+                client,
+                seen: client.address,
+                target: ([192, 168, 81, 7], 7).into(),
+                mac: MacAddr([2; 6]),
+                ticket: 0,
+                note: sessions.vacant().unwrap(),
+                created: now,
+                last: now,
+                answered: false,
+                sent: 0,
+                received: 0,
+            };
+            sessions.insert(session, now);
+            gone.map(|gone| gone.client.address)
+        };
+        for number in 0..UNANSWERED {
+            assert_eq!(begin(&mut sessions, number), None);
+        }
+        let first = Client {
+            listener: 0,
+            address: ([10, 0, 0, 0], 7).into(),
+            to: None,
+        };
+        sessions.of_client(&first).unwrap().answered = true;
+        assert_eq!(begin(&mut sessions, UNANSWERED), None, "it does not count");
+        let gone = begin(&mut sessions, UNANSWERED + 1);
+        assert_eq!(gone, Some(([10, 0, 0, 1], 7).into()));
+        assert!(sessions.of_client(&first).is_some());
+        let second = Client {
+            address: gone.unwrap(),
+            ..first
+        };
+        assert!(sessions.of_client(&second).is_none());
     }
 }

@@ -23,7 +23,7 @@ use self::listen::Forwards;
 use self::poll::{Kind, Poll, Ready, Token};
 use self::stream::Streams;
 use self::system::Receiver;
-use self::tcp::TcpFlows;
+use self::tcp::{TcpFlows, is_answer};
 use self::udp::UdpFlows;
 use crate::net::Now;
 use crate::net::drops::DropReason;
@@ -34,14 +34,15 @@ use crate::net::nat::error::{Problem, Unreachable};
 use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
 use crate::net::nat::fragments::Reassembly;
 use crate::net::nat::quota::Quota;
-use crate::net::nat::{Event, FlowRow, Limits, Protocol, View};
+use crate::net::nat::{Event, FlowRow, Protocol, View};
 use crate::net::packet::Packet;
 use crate::net::vlan::TagAction;
 use crate::ports::burst::{Burst, Frame};
+use crate::ports::kernel::SLOTS;
 use crate::ports::{OpenError, Watcher};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::ipv4::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
-use crate::wire::ipv6::{self, NEXT_HEADER_ICMPV6};
+use crate::wire::ipv6::NEXT_HEADER_ICMPV6;
 use crate::wire::virtio_net::{GSO_NONE, VirtioNetHeader};
 
 mod context;
@@ -58,6 +59,9 @@ mod udp;
 
 /// How many events wait to be taken at most.
 const EVENTS: usize = 65_536;
+
+/// How many busy sockets there is room for in one go.
+const STRIDE: usize = SLOTS / udp::FAIR;
 
 /// What to be.
 #[derive(Clone, Debug)]
@@ -99,6 +103,8 @@ pub struct Sockets {
     tcp: TcpFlows,
     forwards: Forwards,
     streams: Streams,
+    /// How many sockets that are ready let others go first, since there was not room for all.
+    skip: usize,
 }
 
 /// What is known of all flows that were.
@@ -142,16 +148,10 @@ impl Sockets {
             attempt: "prepare the sockets of a NAT".to_owned(),
             source,
         };
-        // Guests must not take the descriptors that others need to be connected at all.
-        let most = system::descriptor_limit() / 4 * 3;
-        let limits = Limits {
-            flows: spec.nat.limits.flows.min(most),
-            ..spec.nat.limits
-        };
         let mut this = Self {
             poll: Poll::open().map_err(failed)?,
             dialer: Dialer::new(&spec.nat, spec.transit, spec.streams),
-            quota: Quota::new(limits),
+            quota: context::quota(spec.nat.limits),
             errors: Errors::new(now.instant),
             replies: Vec::new(),
             events: Vec::new(),
@@ -167,6 +167,7 @@ impl Sockets {
             tcp: TcpFlows::new(spec.seed, spec.nat.timeouts, now.instant),
             forwards: Forwards::new(spec.seed),
             streams: Streams::default(),
+            skip: 0,
             spec: spec.clone(),
         };
         for forward in &spec.nat.forwards {
@@ -407,6 +408,9 @@ impl Sockets {
         for frame in self.replies.drain(..count) {
             burst.push_owned(frame, VirtioNetHeader::default());
         }
+        // The kernel names those that stay ready in the same order each time.
+        let skip = self.skip.checked_rem(ready.len()).unwrap_or(0);
+        ready.rotate_left(skip);
         let mut cx = context!(self, inside, now);
         for (token, ready) in ready.drain(..) {
             match token.kind {
@@ -426,6 +430,8 @@ impl Sockets {
                 Kind::Tcp => self.tcp.ready(token.id, ready, &mut cx),
             }
         }
+        let full = self.receiver.room() == 0 || burst.room() == 0;
+        self.skip = if full { self.skip + STRIDE } else { 0 };
         self.forwards.resume(&mut self.tcp, &mut cx);
         self.tcp.receive(burst, &mut cx);
         self.streams.adopt(&mut cx);
@@ -575,19 +581,6 @@ impl Sockets {
         advisories.extend(self.echo.advisories());
         advisories
     }
-}
-
-/// Whether a TCP segment, of which this is the packet or the start of it, accepts a connection or ends it at once.
-fn is_answer(ip: &[u8]) -> bool {
-    const FLAGS: usize = 13;
-    const RST: u8 = 0x04;
-    const SYN_ACK: u8 = 0x12;
-    let header = match ip.first() {
-        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
-        Some(_) | None => ipv6::HEADER_LEN,
-    };
-    let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
-    flags & RST != 0 || flags & SYN_ACK == SYN_ACK
 }
 
 #[cfg(test)]

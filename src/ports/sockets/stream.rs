@@ -5,14 +5,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
+use super::dial::Inner;
 use super::poll::{Interest, Kind, Poll, Ready, Token};
 use super::table::Table;
 use crate::net::nat::expiry::{Expiry, Note};
+use crate::wire::ethernet::MacAddr;
 
 /// How long a stream may be idle (RFC 7766, section 6.2.3: a few seconds).
 const IDLE: Duration = Duration::from_secs(10);
@@ -28,6 +30,7 @@ const LONGEST: usize = 4096;
 #[derive(Debug)]
 struct Stream {
     socket: UnixStream,
+    mac: MacAddr,
     guest: SocketAddr,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -132,12 +135,13 @@ impl Streams {
                 self.close(note.id, cx);
             }
         }
-        for (socket, guest) in cx.dialer.take_opened() {
-            self.add(socket, guest, cx);
+        for inner in cx.dialer.take_opened() {
+            self.add(inner, cx);
         }
     }
 
-    fn add(&mut self, socket: OwnedFd, guest: SocketAddr, cx: &mut Context<'_>) {
+    fn add(&mut self, inner: Inner, cx: &mut Context<'_>) {
+        let Inner { socket, mac, guest } = inner;
         let vacant = self.streams.vacant();
         let watched = vacant.is_some_and(|note| {
             let token = Token {
@@ -147,12 +151,13 @@ impl Streams {
             cx.poll.add(socket.as_fd(), token, Interest::READ).is_ok()
         });
         let (Some(note), true) = (vacant, watched) else {
-            cx.dialer.stream_ended();
+            cx.dialer.stream_ended(mac);
             return;
         };
         self.expiry.push(cx.now.instant + IDLE, note);
         self.streams.insert(Stream {
             socket: socket.into(),
+            mac,
             guest,
             input: Vec::new(),
             output: Vec::new(),
@@ -196,8 +201,8 @@ impl Streams {
     }
 
     fn close(&mut self, id: u32, cx: &mut Context<'_>) {
-        if self.streams.remove(id).is_some() {
-            cx.dialer.stream_ended();
+        if let Some(stream) = self.streams.remove(id) {
+            cx.dialer.stream_ended(stream.mac);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::net::nat::forward::{Balance, Host, Target};
-use crate::net::nat::{Filtering, Gateways, Outside, Timeouts};
+use crate::net::nat::{Filtering, Gateways, Limits, Outside, Timeouts};
 use crate::net::offload::{self, Capabilities};
 use crate::wire::arp::Arp;
 use crate::wire::checksum::checksum;
@@ -210,6 +210,25 @@ fn a_datagram_reaches_the_host_and_its_answer_the_guest() {
     let view = lab.view();
     assert_eq!((view.flows, view.created), ([0, 1, 0], 1));
     assert_eq!((view.sent, view.received), (1475, 1475));
+}
+
+#[test]
+fn nobody_is_kept_from_being_heard_by_others_who_are_busy() {
+    let mut lab = Lab::new(&spec());
+    let (server, port) = server();
+    let ports = 40_100..40_108;
+    for from in ports.clone() {
+        lab.send(datagram(from, GATEWAY_IP, port, b"a")).unwrap();
+        let mapping = server.recv_from(&mut [0; 8]).unwrap().1;
+        for _ in 0..64 {
+            server.send_to(b"much", mapping).unwrap();
+        }
+    }
+    let mut heard = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        heard.extend(lab.receive().iter().map(|frame| read(frame).1.port()));
+    }
+    assert!(ports.eq(heard));
 }
 
 #[test]
@@ -630,7 +649,7 @@ fn streams_carry_messages_after_their_lengths() {
     let mut lab = Lab::new(&spec);
     let guest: SocketAddr = "192.168.81.128:40000".parse().unwrap();
     let dns = SocketAddr::new(GATEWAY_IP.into(), 53);
-    let dial::Dial::Connected(outer) = lab.sockets.dialer.dial(guest, dns) else {
+    let dial::Dial::Connected(outer) = lab.sockets.dialer.dial(GUEST, guest, dns) else {
         panic!("a local stream is there at once");
     };
     let mut outer = UnixStream::from(outer);
@@ -655,13 +674,15 @@ fn streams_carry_messages_after_their_lengths() {
         0,
         "an idle stream is closed"
     );
-    for _ in 0..256 {
-        let dialled = lab.sockets.dialer.dial(guest, dns);
-        assert!(matches!(dialled, dial::Dial::Connected(_)));
-    }
-    let dialled = lab.sockets.dialer.dial(guest, dns);
-    assert!(
-        matches!(dialled, dial::Dial::Refused),
-        "there are only so many"
-    );
+    let opens = |lab: &Lab, last: u8| {
+        let mac = MacAddr([2, 0, 0, 0, 1, last]);
+        let dialled = lab.sockets.dialer.dial(mac, guest, dns);
+        matches!(dialled, dial::Dial::Connected(_))
+    };
+    let opened = |lab: &Lab, last| (0..100).take_while(|_| opens(lab, last)).count();
+    let counts: Vec<usize> = (0..9).map(|last| opened(&lab, last)).collect();
+    assert_eq!(counts, [32, 32, 32, 32, 32, 32, 32, 32, 0]);
+    lab.receive();
+    lab.advance(Duration::from_secs(10));
+    assert!(opens(&lab, 9), "those that have ended do not count");
 }

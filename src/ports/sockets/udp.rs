@@ -40,7 +40,7 @@ const DNS: u16 = 53;
 /// The first port that is not a privileged one.
 const FIRST_PORT: u16 = 1024;
 /// How many datagrams of one socket are taken in one go.
-const FAIR: usize = 16;
+pub(super) const FAIR: usize = 16;
 /// How many reports of errors are taken in one go.
 const REPORTS: usize = 16;
 /// How many mappings are forgotten in one go.
@@ -214,7 +214,7 @@ impl UdpFlows {
         first: SocketAddr,
         cx: &mut Context<'_>,
     ) -> Result<u32, DropReason> {
-        if !cx.quota.take(mac) {
+        if !cx.quota.take_port(mac) {
             return Err(DropReason::NatLimit);
         }
         let opened = self.mappings.vacant().ok_or(DropReason::NatLimit);
@@ -232,7 +232,7 @@ impl UdpFlows {
         let (note, socket) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
-                cx.quota.give(mac);
+                cx.quota.give_port(mac);
                 cx.quota.note_refused();
                 return Err(reason);
             }
@@ -322,7 +322,7 @@ impl UdpFlows {
             } else if let Some(mapping) = self.mappings.remove(note.id) {
                 self.by_guest.remove(&(mapping.mac, mapping.guest));
                 mapping.peers.close(&mut self.budget);
-                cx.quota.give(mapping.mac);
+                cx.quota.give_port(mapping.mac);
                 cx.events.push(mapping.event(false));
             }
         }

@@ -3,6 +3,7 @@
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -190,6 +191,12 @@ impl Forwards {
         let Some(seen) = self.sessions.free_alias(address, seen) else {
             return false;
         };
+        if let Some(session) = self.sessions.make_room() {
+            cx.quota.give(session.mac);
+            cx.events
+                .push(session.event(false, self.port(session.client.listener)));
+            cx.ended.push(session.ticket);
+        }
         if !cx.quota.take(mac) {
             return false;
         }
@@ -211,6 +218,7 @@ impl Forwards {
             note,
             created: now,
             last: now,
+            answered: false,
             sent: 0,
             received: 0,
         };
@@ -240,9 +248,8 @@ impl Forwards {
         let Some(listener) = self.listeners.get(id) else {
             return;
         };
-        let Ok(socket) = listener.socket.try_clone() else {
-            return;
-        };
+        // Without a descriptor of its own, or the port would be ready all the time when there is none left.
+        let socket = Arc::clone(&listener.socket);
         if ready.error {
             udp::has_pending_error(&socket);
         }
@@ -319,7 +326,7 @@ impl Forwards {
         if sent.is_ok() {
             session.sent += payload.len() as u64;
         }
-        session.last = cx.now.instant;
+        (session.last, session.answered) = (cx.now.instant, true);
         true
     }
 

@@ -12,6 +12,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::bind::{bind_all, refusal};
@@ -52,7 +53,7 @@ struct Listener {
     /// Which of the forward's ports it is.
     offset: u16,
     port: u16,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
 }
 
 /// A connection that counts for a target.
@@ -196,7 +197,7 @@ impl Forwards {
                 entry: id,
                 offset,
                 port,
-                socket,
+                socket: Arc::new(socket),
             });
             entry.listeners.push(note.id);
         }

@@ -24,13 +24,13 @@ use crate::ports::burst::{Burst, Segment};
 const SMALL: usize = 4 * 1024;
 /// Length of further chunks.
 const LARGE: usize = 64 * 1024;
-/// How much all chunks together are at most; twice that with the small ones that are had in any case.
+/// How much all chunks together are at most, but for the small ones that are had in any case.
 const STORE: usize = 256 << 20;
 /// How many chunks of a kind are kept although nobody uses them.
 const SPARE: usize = 64;
 /// How much one connection holds for its guest at most.
 const HELD: usize = 1 << 20;
-/// How much all connections together hold for the outside, before each may hold but little.
+/// How much all connections together hold for the outside, before each may hold but little; four times that at most.
 const PENDING: usize = 64 << 20;
 /// How much one connection holds for the outside, at most and in any case.
 const MOST: usize = 1 << 20;
@@ -62,7 +62,7 @@ impl Chunks {
         if let Some(chunk) = spare.pop() {
             return Some(chunk);
         }
-        if self.bytes + len > limit {
+        if self.bytes.saturating_add(len) > limit {
             return None;
         }
         self.bytes += len;
@@ -140,7 +140,8 @@ impl Held {
         let mut fresh: Vec<Chunk> = Vec::with_capacity(SPACES);
         let mut total = room;
         if self.chunks.is_empty() {
-            fresh.extend(chunks.take(SMALL, 2 * STORE));
+            // There are no more of these than connections.
+            fresh.extend(chunks.take(SMALL, usize::MAX));
             total = if fresh.is_empty() { 0 } else { SMALL };
         }
         while total < limit && fresh.len() + 1 < SPACES {
@@ -287,7 +288,7 @@ impl Pending {
         } else {
             LEAST
         };
-        if self.len + len > most + LEAST {
+        if self.len + len > most + LEAST || budget.used + len > 4 * PENDING {
             return false;
         }
         match self.pieces.back_mut() {
@@ -410,7 +411,7 @@ mod tests {
         reader.set_nonblocking(true).unwrap();
         writer.write_all(&bytes(100_000)).unwrap();
         let mut chunks = Chunks {
-            bytes: STORE,
+            bytes: 3 * STORE,
             ..Chunks::default()
         };
         let mut held = Held::default();
@@ -428,6 +429,25 @@ mod tests {
         );
         assert_eq!(Held::default().wanted(1000, &chunks), 1000);
         assert_eq!(Held::default().wanted(0, &chunks), 1);
+    }
+
+    #[test]
+    fn many_that_hold_little_do_not_hold_more_than_there_is() {
+        let mut burst = Burst::default();
+        burst.push_owned(bytes(8000), VirtioNetHeader::default());
+        let part = Part {
+            frame: 0,
+            from: 0,
+            len: 8000,
+        };
+        let mut budget = Budget {
+            used: 4 * PENDING - 8000,
+        };
+        let (mut one, mut other) = (Pending::default(), Pending::default());
+        assert!(one.store(&burst, &[part], 0, &mut budget));
+        assert!(!other.store(&burst, &[part], 0, &mut budget));
+        one.clear(&mut budget);
+        assert!(other.store(&burst, &[part], 0, &mut budget));
     }
 
     #[test]

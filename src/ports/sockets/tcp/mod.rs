@@ -24,9 +24,10 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
+use socket2::SockRef;
 
 use self::buffer::{Budget, Chunks};
 use self::flow::{Flow, Key};
@@ -44,6 +45,7 @@ use crate::net::packet::Packet;
 use crate::net::tcp::{Config, Endpoint, IssSource, Sent, Transmit, reset_for};
 use crate::ports::burst::{Burst, Frame, Segment};
 use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ipv6;
 use crate::wire::tcp::{self, Flags, Tcp};
 
 mod buffer;
@@ -160,7 +162,7 @@ impl TcpFlows {
         if !cx.quota.take(key.mac) {
             return Err(DropReason::NatLimit);
         }
-        let (socket, connecting) = match cx.dialer.dial(key.guest, key.remote) {
+        let (socket, connecting) = match cx.dialer.dial(key.mac, key.guest, key.remote) {
             Dial::Connecting(socket) => (socket, true),
             Dial::Connected(socket) => (socket, false),
             Dial::Refused => {
@@ -269,11 +271,14 @@ impl TcpFlows {
             remote: client,
         };
         let possible = client.is_ipv4() == target.is_ipv4() && self.find(&key).is_none();
-        let begun = possible && cx.quota.take(mac) && {
-            let endpoint = Endpoint::connect(self.config(&key, cx), cx.now.instant);
-            self.insert(key, Some(forward), endpoint, socket, false, cx)
-        };
-        if !begun {
+        if !possible || !cx.quota.take(mac) {
+            // The client is not to think that all was said. If that cannot be told, it ends anyway.
+            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            cx.ended.push(forward);
+            return;
+        }
+        let endpoint = Endpoint::connect(self.config(&key, cx), cx.now.instant);
+        if !self.insert(key, Some(forward), endpoint, socket, false, cx) {
             cx.ended.push(forward);
         }
     }
@@ -496,4 +501,17 @@ fn refuse(key: &Key, tcp: &Tcp, payload: usize, cx: &mut Context<'_>) {
     if let Some(frame) = frame {
         cx.reply(frame);
     }
+}
+
+/// Whether a TCP segment, of which this is the packet or the start of it, accepts a connection or ends it at once.
+pub(super) fn is_answer(ip: &[u8]) -> bool {
+    const FLAGS: usize = 13;
+    const RST: u8 = 0x04;
+    const SYN_ACK: u8 = 0x12;
+    let header = match ip.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
+        Some(_) | None => ipv6::HEADER_LEN,
+    };
+    let flags = ip.get(header + FLAGS).copied().unwrap_or(0);
+    flags & RST != 0 || flags & SYN_ACK == SYN_ACK
 }

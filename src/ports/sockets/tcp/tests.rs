@@ -609,6 +609,29 @@ fn a_half_closed_connection_carries_the_other_half() {
 }
 
 #[test]
+fn a_client_that_cannot_be_led_to_a_guest_is_reset() {
+    let mut lab = Lab::new();
+    lab.quota = Quota::new(Limits {
+        flows: 0,
+        flows_per_guest: 0,
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let (seen, target) = (
+        SocketAddr::new(gateway(false), 999),
+        SocketAddr::new(guest_ip(false), 80),
+    );
+    let mut cx = context!(lab);
+    lab.tcp
+        .accepted(socket.into(), seen, target, GUEST, 5, &mut cx);
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(lab.ended, [5]);
+}
+
+#[test]
 fn a_client_of_a_port_forward_reaches_the_guest() {
     let server = Server::new(false);
     let mut lab = Lab::new();
