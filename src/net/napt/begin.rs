@@ -127,7 +127,11 @@ impl<A: Address> Translator<A> {
             mapping: Some(mapping),
             target: None,
         };
-        self.open(opening, packet.protocol, shared)
+        let number = self.open(opening, packet.protocol, shared)?;
+        if arrival.inside.mac_of(src) != Some(arrival.mac) {
+            shared.note_guest(src, arrival.mac);
+        }
+        Ok(number)
     }
 
     fn begin_outside(

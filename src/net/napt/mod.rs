@@ -261,6 +261,12 @@ impl Napt {
         out.events.append(&mut self.shared.events);
     }
 
+    /// Takes the guests that have begun flows since this was called last from addresses that were not known as theirs.
+    #[inline]
+    pub fn take_guests(&mut self) -> Vec<(IpAddr, MacAddr)> {
+        std::mem::take(&mut self.shared.guests)
+    }
+
     /// Gives back what was lent outside, and ends all flows.
     pub fn shutdown(&mut self, now: Now, out: &mut Routed) {
         self.shared.set_now(now.instant);
