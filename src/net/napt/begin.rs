@@ -191,6 +191,13 @@ impl<A: Address> Translator<A> {
             };
         let ip = guest.0.into();
         let mac = arrival.inside.mac_of(ip).ok_or(Outcome::AskInside(ip))?;
+        // The answer may come before the flow is looked at again.
+        let next_hop = if ours {
+            MacAddr::ZERO
+        } else {
+            let known = shared.outside.mac_for(client);
+            known.ok_or(Outcome::AskOutside(client))?
+        };
         if !shared.quota.take(mac) {
             return drop(DropReason::NatLimit);
         }
@@ -202,7 +209,7 @@ impl<A: Address> Translator<A> {
             remote: (packet.src, packet.src_port),
             port,
             mac,
-            next_hop: MacAddr::ZERO,
+            next_hop,
             marks: if ours {
                 marks.with(Marks::HAIRPIN)
             } else {

@@ -192,11 +192,12 @@ impl<A: Address> Translator<A> {
         if flow.marks.has(Marks::FTP) && !arrival.controlled {
             return Some(Outcome::Control(number));
         }
-        if side == Side::Inside && !hairpin {
+        if !flow.marks.has(Marks::HAIRPIN) {
             let remote = flow.remote.into();
             match shared.outside.mac_for(remote) {
                 Some(mac) => flow.next_hop = mac,
-                None => return Some(Outcome::AskOutside(remote)),
+                None if side == Side::Inside => return Some(Outcome::AskOutside(remote)),
+                None => {}
             }
         }
         if side == Side::Inside {
