@@ -41,9 +41,6 @@ impl<A: Address> Translator<A> {
         shared: &mut Shared,
     ) -> Result<u32, Outcome> {
         let drop = |reason| Err(Outcome::Dropped(reason));
-        if self.own == A::UNSPECIFIED {
-            return drop(DropReason::Unreachable);
-        }
         let ports = packet.src_port != 0 && packet.dst_port != 0;
         if packet.protocol != Protocol::Icmp && !ports {
             return drop(DropReason::BadPacket);
@@ -70,6 +67,9 @@ impl<A: Address> Translator<A> {
         }
         if !packet.dst.is_routable() || shared.is_closed(dst) && packet.dst != self.own {
             return drop(DropReason::Unreachable);
+        }
+        if self.own == A::UNSPECIFIED {
+            return Err(Outcome::NoRoute);
         }
         let begins = match packet.protocol {
             Protocol::Udp => true,
@@ -143,6 +143,9 @@ impl<A: Address> Translator<A> {
         let drop = |reason| Err(Outcome::Dropped(reason));
         let (client, own) = (packet.src.into(), packet.dst.into());
         let ours = packet.src == self.own;
+        if self.own == A::UNSPECIFIED {
+            return drop(DropReason::Unreachable);
+        }
         if ours != arrival.turned
             || !ours && (!packet.src.is_routable() || shared.is_closed(client))
         {

@@ -257,7 +257,7 @@ impl Napt {
         self.refresh();
         self.v4.handle_timeout(&mut self.shared);
         self.v6.handle_timeout(&mut self.shared);
-        self.parked.expire(self.shared.second());
+        self.expire_parked(out);
         out.events.append(&mut self.shared.events);
     }
 
@@ -406,6 +406,7 @@ impl Outcome {
             Self::Dropped(reason) => Verdict::Drop(reason),
             Self::Expired
             | Self::TooBig(_)
+            | Self::NoRoute
             | Self::AskOutside(_)
             | Self::AskInside(_)
             | Self::Control(_)

@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Expired,
     /// It is larger than packets may be on the other side.
     TooBig(usize),
+    /// There is no address outside to leave with.
+    NoRoute,
     /// The hardware address of the next hop to this address outside is not known.
     AskOutside(IpAddr),
     /// The hardware address of this guest is not known.
