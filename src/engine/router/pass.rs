@@ -113,7 +113,15 @@ impl Floor<'_> {
         if !routing.whole.is_empty() {
             self.hand_over(number, side, routing, burst);
         }
-        let timer = routing.routers[number].napt.poll_timeout();
+        let router = &mut routing.routers[number];
+        // A guest that speaks to others alone is known by that.
+        let gateway = self.slots[router.inside.port.index()].port.gateway_mut();
+        if let Some(gateway) = gateway {
+            for (ip, mac) in router.napt.take_guests() {
+                gateway.inside_mut().note_seen(ip, mac, self.now);
+            }
+        }
+        let timer = router.napt.poll_timeout();
         *self.next_timer = earlier(*self.next_timer, timer);
     }
 

@@ -400,6 +400,21 @@ fn a_frame_changes_networks_and_the_answer_comes_back() {
 }
 
 #[test]
+fn a_guest_that_speaks_to_the_outside_alone_is_known_by_that() {
+    let mut lab = Lab::new();
+    let (guest, _server) = acquainted(&mut lab);
+    let quiet = Ipv4Addr::new(192, 168, 8, 200);
+    let known = |lab: &Lab| {
+        let gateway = lab.slot(1, "gateway").port.gateway();
+        gateway.unwrap().inside().mac_of(quiet.into())
+    };
+    assert_eq!(known(&lab), None);
+    guest.send(datagram((GUEST, quiet, 5000), TO_SERVER, b"hello"));
+    lab.run();
+    assert_eq!(known(&lab), Some(GUEST));
+}
+
+#[test]
 fn mirrors_see_frames_as_they_are_in_their_network() {
     let mut lab = Lab::new();
     let (guest, server) = acquainted(&mut lab);

@@ -41,9 +41,6 @@ impl<A: Address> Translator<A> {
         shared: &mut Shared,
     ) -> Result<u32, Outcome> {
         let drop = |reason| Err(Outcome::Dropped(reason));
-        if self.own == A::UNSPECIFIED {
-            return drop(DropReason::Unreachable);
-        }
         let ports = packet.src_port != 0 && packet.dst_port != 0;
         if packet.protocol != Protocol::Icmp && !ports {
             return drop(DropReason::BadPacket);
@@ -70,6 +67,9 @@ impl<A: Address> Translator<A> {
         }
         if !packet.dst.is_routable() || shared.is_closed(dst) && packet.dst != self.own {
             return drop(DropReason::Unreachable);
+        }
+        if self.own == A::UNSPECIFIED {
+            return Err(Outcome::NoRoute);
         }
         let begins = match packet.protocol {
             Protocol::Udp => true,
@@ -127,7 +127,11 @@ impl<A: Address> Translator<A> {
             mapping: Some(mapping),
             target: None,
         };
-        self.open(opening, packet.protocol, shared)
+        let number = self.open(opening, packet.protocol, shared)?;
+        if arrival.inside.mac_of(src) != Some(arrival.mac) {
+            shared.note_guest(src, arrival.mac);
+        }
+        Ok(number)
     }
 
     fn begin_outside(
@@ -139,6 +143,9 @@ impl<A: Address> Translator<A> {
         let drop = |reason| Err(Outcome::Dropped(reason));
         let (client, own) = (packet.src.into(), packet.dst.into());
         let ours = packet.src == self.own;
+        if self.own == A::UNSPECIFIED {
+            return drop(DropReason::Unreachable);
+        }
         if ours != arrival.turned
             || !ours && (!packet.src.is_routable() || shared.is_closed(client))
         {
@@ -187,6 +194,13 @@ impl<A: Address> Translator<A> {
             };
         let ip = guest.0.into();
         let mac = arrival.inside.mac_of(ip).ok_or(Outcome::AskInside(ip))?;
+        // The answer may come before the flow is looked at again.
+        let next_hop = if ours {
+            MacAddr::ZERO
+        } else {
+            let known = shared.outside.mac_for(client);
+            known.ok_or(Outcome::AskOutside(client))?
+        };
         if !shared.quota.take(mac) {
             return drop(DropReason::NatLimit);
         }
@@ -198,7 +212,7 @@ impl<A: Address> Translator<A> {
             remote: (packet.src, packet.src_port),
             port,
             mac,
-            next_hop: MacAddr::ZERO,
+            next_hop,
             marks: if ours {
                 marks.with(Marks::HAIRPIN)
             } else {

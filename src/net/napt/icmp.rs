@@ -225,6 +225,10 @@ pub(super) enum Problem {
     Expired,
     /// A packet is larger than this.
     TooBig(usize),
+    /// Nothing leads to where a packet goes.
+    NoRoute,
+    /// The station that a packet goes to, or its router, does not answer.
+    NoHost,
 }
 
 /// Builds the frame that complains of a packet to its sender; `None` where nobody is to be told (RFC 1122, section 3.2.2).
@@ -250,6 +254,10 @@ pub(super) fn complain<A: Address>(
     let (kind, code, rest) = match (problem, A::V6) {
         (Problem::Expired, false) => (11, 0, 0),
         (Problem::Expired, true) => (3, 0, 0),
+        (Problem::NoRoute, false) => (3, 0, 0),
+        (Problem::NoRoute, true) => (1, 0, 0),
+        (Problem::NoHost, false) => (3, 1, 0),
+        (Problem::NoHost, true) => (1, 3, 0),
         (Problem::TooBig(mtu), false) => (3, 4, u32::try_from(mtu).ok()?),
         (Problem::TooBig(mtu), true) => (2, 0, u32::try_from(mtu).ok()?),
     };
@@ -257,7 +265,8 @@ pub(super) fn complain<A: Address>(
     message.extend_from_slice(&rest.to_be_bytes());
     // As much as surely fits: 576 bytes in all (RFC 1812, section 4.3.2.3), or the smallest MTU (RFC 4443, section 2.4).
     let room = if A::V6 { 1280 } else { 576 } - A::HEADER_LEN - ICMP_LEN;
-    let packet = frame.get(HEADER_LEN..)?;
+    // What follows the packet fills up the frame.
+    let packet = frame.get(HEADER_LEN..frame.len().min(ip.end))?;
     message.extend_from_slice(&packet[..packet.len().min(room)]);
     packet_to(own, ip.src, mac, sender, message)
 }

@@ -257,8 +257,14 @@ impl Napt {
         self.refresh();
         self.v4.handle_timeout(&mut self.shared);
         self.v6.handle_timeout(&mut self.shared);
-        self.parked.expire(self.shared.second());
+        self.expire_parked(out);
         out.events.append(&mut self.shared.events);
+    }
+
+    /// Takes the guests that have begun flows since this was called last from addresses that were not known as theirs.
+    #[inline]
+    pub fn take_guests(&mut self) -> Vec<(IpAddr, MacAddr)> {
+        std::mem::take(&mut self.shared.guests)
     }
 
     /// Gives back what was lent outside, and ends all flows.
@@ -400,6 +406,7 @@ impl Outcome {
             Self::Dropped(reason) => Verdict::Drop(reason),
             Self::Expired
             | Self::TooBig(_)
+            | Self::NoRoute
             | Self::AskOutside(_)
             | Self::AskInside(_)
             | Self::Control(_)

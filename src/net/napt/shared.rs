@@ -15,6 +15,8 @@ use crate::wire::ethernet::MacAddr;
 
 /// How many events wait to be told at most; what is more is counted as lost.
 const EVENTS: usize = 65_536;
+/// How many guests wait to be told of at most.
+const GUESTS: usize = 1024;
 /// How many ICMP errors a second are sent, and how many at once (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4).
 const ERRORS: u32 = 100;
 
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     /// What has become of flows and was not told yet.
     pub(super) events: Vec<nat::Event>,
     pub(super) events_lost: u64,
+    /// Guests that have begun flows from addresses that were not known as theirs.
+    pub(super) guests: Vec<(IpAddr, MacAddr)>,
     /// Forwards that were asked for from the start and cannot be.
     pub(super) faults: Vec<String>,
     /// How many flows there are of each protocol.
@@ -70,6 +74,7 @@ impl Shared {
             outside,
             events: Vec::new(),
             events_lost: 0,
+            guests: Vec::new(),
             faults: Vec::new(),
             flows: [0; Protocol::ALL.len()],
             created: 0,
@@ -80,6 +85,13 @@ impl Shared {
             now: now.instant,
             second: 0,
             errors: (0, 0),
+        }
+    }
+
+    /// Takes in that a guest uses an address.
+    pub(super) fn note_guest(&mut self, ip: IpAddr, mac: MacAddr) {
+        if self.guests.len() < GUESTS {
+            self.guests.push((ip, mac));
         }
     }
 

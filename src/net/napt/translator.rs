@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Expired,
     /// It is larger than packets may be on the other side.
     TooBig(usize),
+    /// There is no address outside to leave with.
+    NoRoute,
     /// The hardware address of the next hop to this address outside is not known.
     AskOutside(IpAddr),
     /// The hardware address of this guest is not known.
@@ -192,11 +194,12 @@ impl<A: Address> Translator<A> {
         if flow.marks.has(Marks::FTP) && !arrival.controlled {
             return Some(Outcome::Control(number));
         }
-        if side == Side::Inside && !hairpin {
+        if !flow.marks.has(Marks::HAIRPIN) {
             let remote = flow.remote.into();
             match shared.outside.mac_for(remote) {
                 Some(mac) => flow.next_hop = mac,
-                None => return Some(Outcome::AskOutside(remote)),
+                None if side == Side::Inside => return Some(Outcome::AskOutside(remote)),
+                None => {}
             }
         }
         if side == Side::Inside {

@@ -12,6 +12,7 @@ use crate::net::napt::fragments::{Part, cut};
 use crate::net::napt::ftp::Ports;
 use crate::net::napt::icmp::{self, Problem, complain};
 use crate::net::napt::key::Address;
+use crate::net::napt::outside::NextHop;
 use crate::net::napt::packet::{Ip, Packet};
 use crate::net::napt::shared::Shared;
 use crate::net::napt::translator::{Arrival, Outcome, Translator};
@@ -48,11 +49,18 @@ struct Waiting {
 pub(super) struct Parked(VecDeque<Waiting>);
 
 impl Parked {
-    /// Drops those that have waited for too long.
-    pub(super) fn expire(&mut self, now: u32) {
-        while self.0.front().is_some_and(|first| first.until < now) {
-            self.0.pop_front();
+    /// Takes those that wait in vain, or have waited for too long.
+    fn expire(&mut self, shared: &Shared) -> VecDeque<Waiting> {
+        let now = shared.second();
+        let vain = |waiting: &Waiting| {
+            waiting.until < now || shared.outside.next_hop(waiting.dst) == NextHop::Unreachable
+        };
+        if !self.0.iter().any(vain) {
+            return VecDeque::new();
         }
+        let (given_up, left) = std::mem::take(&mut self.0).into_iter().partition(vain);
+        self.0 = left;
+        given_up
     }
 
     /// The second in which the first is dropped.
@@ -127,6 +135,30 @@ impl Napt {
         };
         if let Some(reason) = dropped {
             self.drops.count(reason);
+        }
+    }
+
+    /// Gives up what waited in vain, and tells who sent it.
+    pub(super) fn expire_parked(&mut self, out: &mut Routed) {
+        for waiting in self.parked.expire(&self.shared) {
+            self.drops.count(DropReason::Unreachable);
+            let frame = Frame {
+                bytes: &waiting.bytes,
+                header: waiting.header,
+                arrival: Arrival {
+                    side: waiting.side,
+                    mac: MacAddr::ZERO,
+                    inside: &Inside::default(),
+                    turned: false,
+                    whole: true,
+                    controlled: false,
+                },
+            };
+            let shared = &mut self.shared;
+            match waiting.dst {
+                IpAddr::V4(_) => self.v4.give_up(&frame, shared, out),
+                IpAddr::V6(_) => self.v6.give_up(&frame, shared, out),
+            }
         }
     }
 
@@ -288,11 +320,19 @@ impl<A: Address> Translator<A> {
                 };
                 send(vec![reply], side, out);
             }
+            Outcome::NoRoute => {
+                self.complain(Problem::NoRoute, frame, ip, shared, out);
+                return Some(DropReason::Unreachable);
+            }
             Outcome::AskOutside(dst) => {
                 let mut frames = Vec::new();
                 let now = shared.now();
-                shared.outside.ask(dst, now, &mut frames);
+                let hop = shared.outside.ask(dst, now, &mut frames);
                 send(frames, Side::Outside, out);
+                if hop == NextHop::Unreachable {
+                    self.give_up(frame, shared, out);
+                    return Some(DropReason::Unreachable);
+                }
                 if parked.0.len() >= PARKED {
                     return Some(DropReason::Unreachable);
                 }
@@ -314,6 +354,15 @@ impl<A: Address> Translator<A> {
             }
         }
         None
+    }
+
+    /// Tells the guest that sent a frame that it finds nobody (RFC 1812, section 5.2.7.1).
+    fn give_up(&self, frame: &Frame<'_>, shared: &mut Shared, out: &mut Routed) {
+        if frame.arrival.side == Side::Inside
+            && let Some(ip) = Ip::<A>::read(frame.bytes, false)
+        {
+            self.complain(Problem::NoHost, frame, &ip, shared, out);
+        }
     }
 
     /// Tells the sender of a frame why it was not passed on.

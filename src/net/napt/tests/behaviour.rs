@@ -304,6 +304,16 @@ fn a_port_forward_leads_to_its_guest_with_the_clients_address() {
 }
 
 #[test]
+fn the_answer_of_a_forwarded_port_finds_its_way_at_once() {
+    let mut lab = Lab::new();
+    lab.forward(Protocol::Udp, 8080, "10.0.0.10:80");
+    lab.back(&udp(OTHER, "203.0.113.5:8080"));
+    // No time has passed.
+    let answer = lab.out(A, &udp("10.0.0.10:80", OTHER));
+    assert_eq!((answer.to, answer.src), (ROUTER, at("203.0.113.5:8080")));
+}
+
+#[test]
 fn a_forward_is_reached_from_inside_too() {
     let mut lab = Lab::new();
     lab.forward(Protocol::Tcp, 8080, "10.0.0.10:80");

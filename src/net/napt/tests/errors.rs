@@ -1,10 +1,11 @@
 //! ICMP errors: those of others, with what they quote, and the translator's own (RFC 5508, RFC 1812, RFC 4443).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::lab::*;
 use crate::net::drops::DropReason;
-use crate::net::napt::{Side, Verdict};
+use crate::net::napt::{Routed, Side, Verdict};
 use crate::wire::be16;
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::MacAddr;
@@ -346,4 +347,44 @@ fn what_counts_of_a_super_frame_is_what_it_will_be_cut_into() {
         frames[0].2.gso_size, 1360,
         "without the wish not to be cut it is cut smaller"
     );
+}
+
+#[test]
+fn a_guest_is_told_that_nothing_leads_outside() {
+    let mut lab = Lab::new();
+    let mut out = Routed::default();
+    lab.napt.shutdown(lab.now, &mut out);
+    for (src, dst, kind) in [
+        ("10.0.0.10:5000", SERVER, (3, 0)),
+        ("[fd00::10]:5000", SERVER6, (1, 0)),
+    ] {
+        let sent = tcp(src, dst, SYN);
+        let frames = lab.raw(Side::Inside, &sent.frame(A), sent.header());
+        let seen = read(&frames[0]);
+        assert_eq!((seen.to, seen.kind), (A, kind));
+        assert_eq!(seen.quoted, sent.packet());
+    }
+}
+
+#[test]
+fn a_guest_is_told_that_a_station_outside_does_not_answer() {
+    let mut lab = Lab::new();
+    for (src, dst, own, kind) in [
+        ("10.0.0.10:5000", "203.0.113.99:7", "10.0.0.2", (3, 1)),
+        ("[fd00::10]:5000", "[2001:db8:1::99]:7", "fd00::2", (1, 3)),
+    ] {
+        let sent = tcp(src, dst, SYN);
+        let asks = lab.raw(Side::Inside, &sent.frame(A), sent.header());
+        assert_eq!(asks, [], "it is asked for, and nothing is said yet");
+        let told = lab.advance(Duration::from_secs(4));
+        let seen = read(&told[0]);
+        assert_eq!((seen.to, seen.dst, seen.kind), (A, sent.src.ip(), kind));
+        assert_eq!((seen.src, told.len()), (ip(own), 1));
+        assert_eq!(seen.quoted, sent.packet());
+        // Who does not answer is not asked for again at once.
+        let sent = tcp(src, dst, SYN);
+        let told = lab.raw(Side::Inside, &sent.frame(A), sent.header());
+        assert_eq!(read(&told[0]).kind, kind);
+        assert_eq!(lab.flows(), 0);
+    }
 }

@@ -541,9 +541,9 @@ impl Lab {
         self.events.clear();
     }
 
-    /// Moves the clock, doing what is due on the way.
-    pub(super) fn advance(&mut self, span: Duration) {
-        let end = self.now.instant + span;
+    /// Moves the clock, doing what is due on the way; returns what leaves meanwhile.
+    pub(super) fn advance(&mut self, span: Duration) -> Vec<(Side, Vec<u8>, VirtioNetHeader)> {
+        let (end, mut left) = (self.now.instant + span, Vec::new());
         loop {
             let due = self.napt.poll_timeout().filter(|due| *due <= end);
             self.now.instant = due.unwrap_or(end).max(self.now.instant);
@@ -551,8 +551,9 @@ impl Lab {
             self.napt.handle_timeout(self.now, &mut out);
             self.events.append(&mut out.events);
             self.answer(&mut out);
+            left.append(&mut out.frames);
             if due.is_none() {
-                return;
+                return left;
             }
         }
     }
