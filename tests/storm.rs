@@ -4,7 +4,11 @@
 //! Frames are made by the dozen, from ones that make sense by changing bytes, lengths and flags, cutting and repeating,
 //! always the same from the same seed. `VMLAN_STORM_SECONDS` has it go on for longer than a moment, `VMLAN_STORM_SEED`
 //! has other frames be made.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says with which seed it began"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
