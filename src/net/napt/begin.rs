@@ -4,7 +4,6 @@
 //! The checks come first, the limits next, the port last; what was taken is given back where a later step fails.
 
 use crate::net::drops::DropReason;
-use crate::net::napt::Side;
 use crate::net::napt::key::Address;
 use crate::net::napt::packet::Packet;
 use crate::net::napt::rewrite::Delta;
@@ -12,6 +11,7 @@ use crate::net::napt::shared::Shared;
 use crate::net::napt::table::{Cold, Flow, Marks};
 use crate::net::napt::tcp_state::{ACK, RST, SYN, State};
 use crate::net::napt::translator::{Arrival, Outcome, Translator};
+use crate::net::napt::{DHCP_CLIENT, DHCP6_CLIENT, Side};
 use crate::net::nat::{Filtering, Protocol};
 use crate::wire::ethernet::MacAddr;
 
@@ -162,6 +162,10 @@ impl<A: Address> Translator<A> {
             return drop(DropReason::NatFiltered);
         }
         let port = packet.dst_port;
+        let own_client = if A::V6 { DHCP6_CLIENT } else { DHCP_CLIENT };
+        if protocol == Protocol::Udp && port == own_client {
+            return Err(Outcome::Stray);
+        }
         let marks = Marks::FORWARD;
         let (guest, marks, mapping, target) =
             if let Some(forward) = shared.forwards.find(protocol, own, port) {

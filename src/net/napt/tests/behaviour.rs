@@ -304,6 +304,19 @@ fn a_port_forward_leads_to_its_guest_with_the_clients_address() {
 }
 
 #[test]
+fn what_servers_of_dhcp_send_to_the_translators_address_is_seen_whole() {
+    let mut lab = Lab::new();
+    for (server, own) in [
+        ("203.0.113.1:67", "203.0.113.5:68"),
+        ("[2001:db8:1::1]:547", "[2001:db8:1::5]:546"),
+    ] {
+        let sent = udp(server, own);
+        lab.raw(Side::Outside, &sent.frame(ROUTER), sent.header());
+        assert_eq!(lab.verdict, Verdict::Whole);
+    }
+}
+
+#[test]
 fn the_answer_of_a_forwarded_port_finds_its_way_at_once() {
     let mut lab = Lab::new();
     lab.forward(Protocol::Udp, 8080, "10.0.0.10:80");
