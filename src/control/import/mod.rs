@@ -6,7 +6,7 @@
 //! # Theory of operation
 //!
 //! Files are [found](sources) and read, each by its own grammar; what they say is [put together](gather) by network;
-//! each network becomes a [draft](draft) of ours; drafts are [written](write) as TOML. Every setting on that way is
+//! each network becomes a [draft](mod@draft) of ours; drafts are [written](mod@write) as TOML. Every setting on that way is
 //! carried over as it was, or is in the [`report`] with its file and line. A file that makes no sense stops the import, with all that
 //! makes no sense told at once: half a network is worse than none. Last of all, what was written is read back and
 //! planned as `vmlan check` does, so what comes out can be run.
