@@ -27,7 +27,7 @@ use crate::control::identity::Macs;
 use crate::control::plan::Plan;
 use crate::control::prefixes::Prefixes;
 use crate::control::show::{self, group, team, topology};
-use crate::control::{flows, forwards, host, uplinks};
+use crate::control::{flows, forwards, host, metrics, uplinks};
 use crate::engine::{Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
@@ -195,6 +195,7 @@ fn router(source: Arc<Source>) -> Router {
         )
         .merge(endpoints::router())
         .merge(uplinks::router())
+        .merge(metrics::router())
         .merge(flows::router())
         .merge(forwards::router())
         .fallback(|uri: Uri| async move {

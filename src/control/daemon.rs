@@ -21,6 +21,7 @@ use crate::control::flow_log::Logs;
 use crate::control::host;
 use crate::control::identity::Macs;
 use crate::control::journal::Leases;
+use crate::control::metrics::Exporter;
 use crate::control::plan::Plan;
 use crate::control::prefixes::Prefixes;
 use crate::engine::{Durable, Engine};
@@ -65,6 +66,11 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
     let control = plan.control_socket();
     let listen = || format!("cannot listen on the control socket {}", control.display());
     let mut socket = Socket::bind(&control).with_context(listen)?;
+    let exporter = plan.metrics.map(|address| {
+        let listen = || format!("cannot serve metrics at {address}: choose another address for daemon.metrics, or leave it out");
+        Exporter::bind(address).with_context(listen)
+    });
+    let exporter = exporter.transpose().context(start)?;
     let spec = plan.spec(&macs, &prefixes, &leases.by_network());
     let flow_log = Logs::open(&plan, &macs)
         .and_then(Logs::start)
@@ -100,6 +106,9 @@ pub fn run(plan: Plan, stdout: &mut impl Write) -> anyhow::Result<()> {
         tracing::info!(socket = %control.display(), networks = source.plan.networks.len(), vms = source.plan.vms.len(), "ready");
         runtime.block_on(async {
             tokio::spawn(endpoints::keep_time(Arc::clone(&source)));
+            if let Some(exporter) = exporter {
+                tokio::spawn(exporter.serve(Arc::clone(&source)));
+            }
             if let Some(writer) = flow_writer.as_ref().filter(|writer| writer.has_files()) {
                 tokio::spawn(reopen_on(signal(SignalKind::hangup())?, writer.reopener()));
             }

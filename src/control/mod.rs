@@ -20,6 +20,7 @@ pub mod identity;
 pub mod import;
 pub mod journal;
 pub mod manual;
+pub mod metrics;
 pub mod options;
 pub mod plan;
 pub mod prefixes;

@@ -5,6 +5,7 @@
 //! together is the plan's business. A value that was refused is absent, and its path is among the problems.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use self::network::Network;
@@ -35,6 +36,8 @@ pub struct File {
     pub runtime_dir: Option<PathBuf>,
     /// Where what must survive a restart is.
     pub state_dir: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// Adapters that are described, by name.
     pub uplinks: BTreeMap<String, Uplink>,
     /// The networks by name.
@@ -79,11 +82,7 @@ impl File {
         if let Some(mut daemon) = root.section("daemon", problems) {
             file.runtime_dir = path(&mut daemon, "runtime_dir", problems);
             file.state_dir = path(&mut daemon, "state_dir", problems);
-            daemon.unavailable(
-                "metrics",
-                "use `vmlan status --json`, or leave the key out",
-                problems,
-            );
+            file.metrics = endpoint(&mut daemon, "metrics", problems);
             single(
                 &mut daemon,
                 "workers",
@@ -239,6 +238,24 @@ pub(super) fn word<T: Copy>(
         }
     };
     problems.error(section.path(key), format!("{text:?} {explanation}"));
+    None
+}
+
+/// Takes an address and a port to listen on.
+fn endpoint(
+    section: &mut Section,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Option<SocketAddr> {
+    let text = section.text(key, problems)?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => return Some(address),
+        Ok(_) | Err(_) => {}
+    }
+    problems.error(
+        section.path(key),
+        format!("{text:?} is not an address with a port: write it as in \"127.0.0.1:9797\" or \"[::1]:9797\""),
+    );
     None
 }
 

@@ -5,6 +5,7 @@
 //! ([`crate::control::identity`]).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::control::config::network::Mode;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub runtime_dir: PathBuf,
     /// Where what must survive a restart is.
     pub state_dir: PathBuf,
+    /// Where metrics are served, if they are at an address of their own.
+    pub metrics: Option<SocketAddr>,
     /// The networks, in the order of their names.
     pub networks: Vec<Network>,
     /// The VMs, in the order of their names.
@@ -123,6 +126,7 @@ impl Plan {
                 .state_dir
                 .clone()
                 .unwrap_or_else(|| state_dir.to_owned()),
+            metrics: file.metrics,
             networks: Vec::new(),
             vms: Vec::new(),
         };
