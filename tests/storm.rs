@@ -5,6 +5,10 @@
 //! always the same from the same seed. `VMLAN_STORM_SECONDS` has it go on for longer than a moment, `VMLAN_STORM_SEED`
 //! has other frames be made.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::print_stdout,
+    reason = "whoever looks for a failure needs the seed"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
