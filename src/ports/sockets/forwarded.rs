@@ -3,7 +3,7 @@
 //! Each client of a forwarded port has a session with one target, until nothing has passed for a while. What the guest
 //! sends to the client as it sees it leaves through the port, from the host's address that the client had sent to.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -143,13 +143,13 @@ impl Sessions {
         self.sessions.insert(session);
     }
 
-    /// Ends the sessions of a listener.
-    pub(super) fn end(&mut self, listener: u32, mut ended: impl FnMut(Session)) {
-        let of_listener = |(_, session): &(u32, &Session)| session.client.listener == listener;
+    /// Ends the sessions of listeners.
+    pub(super) fn end(&mut self, listeners: &HashSet<u32>, mut ended: impl FnMut(Session)) {
+        let of_them = |(_, session): &(u32, &Session)| listeners.contains(&session.client.listener);
         let ids: Vec<u32> = self
             .sessions
             .iter()
-            .filter(of_listener)
+            .filter(of_them)
             .map(|(id, _)| id)
             .collect();
         for id in ids {

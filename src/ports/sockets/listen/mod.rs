@@ -222,16 +222,18 @@ impl Forwards {
         let Some(entry) = self.entries.remove(id) else {
             return false;
         };
+        let (listeners, sessions) = (&self.listeners, &mut self.sessions);
+        sessions.end(&entry.listeners.iter().copied().collect(), |session| {
+            let port = listeners.get(session.client.listener);
+            cx.quota.give(session.mac);
+            cx.events
+                .push(session.event(false, port.map_or(0, |listener| listener.port)));
+            cx.ended.push(session.ticket);
+        });
         for listener in entry.listeners {
-            let Some(removed) = self.listeners.remove(listener) else {
-                continue;
-            };
-            cx.poll.remove(removed.socket.as_fd());
-            self.sessions.end(listener, |session| {
-                cx.quota.give(session.mac);
-                cx.events.push(session.event(false, removed.port));
-                cx.ended.push(session.ticket);
-            });
+            if let Some(removed) = self.listeners.remove(listener) {
+                cx.poll.remove(removed.socket.as_fd());
+            }
         }
         true
     }
