@@ -27,6 +27,20 @@ fn good(text: &str) -> File {
     file
 }
 
+#[test]
+fn metrics_are_at_an_address_with_a_port() {
+    let file = good("[daemon]\nmetrics = \"[::1]:9797\"\n");
+    assert_eq!(file.metrics, Some("[::1]:9797".parse().unwrap()));
+    for wrong in ["127.0.0.1", "127.0.0.1:0", ":9797", "localhost:9797"] {
+        let (file, problems) = read(&format!("[daemon]\nmetrics = \"{wrong}\"\n"));
+        assert_eq!(file.metrics, None);
+        let told = format!(
+            "daemon.metrics: {wrong:?} is not an address with a port: write it as in \"127.0.0.1:9797\" or \"[::1]:9797\""
+        );
+        assert_eq!(problems, [told]);
+    }
+}
+
 fn team(keys: &str) -> Team {
     let mut file = good(&format!("[network.x.team]\n{keys}\n"));
     file.networks.remove("x").unwrap().team.unwrap()

@@ -457,22 +457,23 @@ fn fits_a_socket(socket: &Path, path: &str, problems: &mut Problems) {
     }
 }
 
-/// The host can have each address once only; networks that it does not take part in may repeat them.
+/// The host can have each address once only; networks that it does not take part in may repeat them, which is seldom
+/// meant where one of them leads outside.
 fn overlaps(networks: &[Network], problems: &mut Problems) {
-    let attached: Vec<_> = networks
-        .iter()
-        .filter(|network| network.host_adapter.is_some())
-        .collect();
-    for (index, network) in attached.iter().enumerate() {
-        for earlier in &attached[..index] {
-            if let (Some(a), Some(b)) = (network.subnet, earlier.subnet)
-                && (a.net.contains(&b.net) || b.net.contains(&a.net))
-            {
-                let text = format!(
-                    "{} overlaps {} of network {:?}, and the host has an adapter in both",
-                    a.net, b.net, earlier.name
-                );
-                problems.error(join(&join("network", &network.name), "subnet"), text);
+    for (index, network) in networks.iter().enumerate() {
+        for earlier in &networks[..index] {
+            let (Some(a), Some(b)) = (network.subnet, earlier.subnet) else {
+                continue;
+            };
+            if !a.net.contains(&b.net) && !b.net.contains(&a.net) {
+                continue;
+            }
+            let key = join(&join("network", &network.name), "subnet");
+            let text = format!("{} overlaps {} of network {:?}", a.net, b.net, earlier.name);
+            if network.host_adapter.is_some() && earlier.host_adapter.is_some() {
+                problems.error(key, format!("{text}, and the host has an adapter in both"));
+            } else if network.nat.is_some() || earlier.nat.is_some() {
+                problems.warn(key, format!("{text}: two machines can have one address"));
             }
         }
     }

@@ -34,7 +34,6 @@ const HOST_ONLY: &str = "[network.vmnet1]\nmode = \"host-only\"\nsubnet = \"192.
 #[test]
 fn every_feature_that_does_not_exist_yet_is_refused_by_its_path() {
     let refused = [
-        ("daemon.metrics", "[daemon]\nmetrics = \"127.0.0.1\""),
         ("daemon.workers", "[daemon]\nworkers = 2"),
         ("uplink.eth1.driver", "[uplink.eth1]\ndriver = \"af_xdp\""),
         (
