@@ -15,14 +15,13 @@
 //! the side that they are for. So many bursts are sent at once; what is left waits for the next round of the worker.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 pub(super) use self::open::Leading;
 use super::slot::Slot;
 use crate::net::Now;
-use crate::net::drops::{DropReason, Drops};
+use crate::net::drops::DropReason;
 use crate::net::frame::{Head, Parsed};
 use crate::net::inside::Inside;
 use crate::net::napt::{Napt, Routed, Side, Verdict};
@@ -30,8 +29,6 @@ use crate::net::nat::forward::{Forward, ForwardError, ForwardRow};
 use crate::net::nat::{Event, FlowRow, Gateways, Nat, Protocol, View};
 use crate::net::outbox::Egress;
 use crate::net::port::PortId;
-use crate::ports::burst::Burst;
-use crate::ports::{Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::dhcp::CLIENT_PORT;
 use crate::wire::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr};
 use crate::wire::ipv4::PROTOCOL_UDP;
@@ -53,47 +50,6 @@ const PENDING: usize = 4096;
 const BURSTS: usize = 16;
 /// How many events wait to be taken at most.
 const EVENTS: usize = 65_536;
-
-/// A router's own port in the network that it leads to. Nothing comes by it but what the worker puts there.
-struct RouterPort;
-
-impl Port for RouterPort {
-    fn watch(&mut self, _watcher: Watcher) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn receive(&mut self, _burst: &mut Burst, _drops: &mut Drops) -> Result<(), PortFault> {
-        Ok(())
-    }
-
-    fn release(&mut self, burst: &mut Burst) {
-        burst.clear();
-    }
-
-    fn transmit(
-        &mut self,
-        _burst: &Burst,
-        _batch: &[Egress],
-        _drops: &mut Drops,
-    ) -> Result<Sent, PortFault> {
-        Ok(Sent::default())
-    }
-
-    fn arm(&mut self) -> bool {
-        false
-    }
-
-    fn status(&self) -> PortStatus {
-        PortStatus {
-            state: PortState::Up,
-            features: Vec::new(),
-        }
-    }
-
-    fn is_up(&self) -> bool {
-        true
-    }
-}
 
 /// One side of a router.
 #[derive(Clone, Copy, Debug)]

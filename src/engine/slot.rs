@@ -42,10 +42,12 @@ pub(super) struct Slot {
 
 const VACANT: &str = "vacant";
 
-/// What stands where a port was: nothing comes and nothing goes.
-struct Vacant;
+/// A port by which nothing comes and nothing goes: what stands where one was, or what only the worker itself works with.
+pub(super) struct Still {
+    pub(super) up: bool,
+}
 
-impl Port for Vacant {
+impl Port for Still {
     fn watch(&mut self, _watcher: Watcher) -> io::Result<()> {
         Ok(())
     }
@@ -73,13 +75,17 @@ impl Port for Vacant {
 
     fn status(&self) -> PortStatus {
         PortStatus {
-            state: PortState::Down,
+            state: if self.up {
+                PortState::Up
+            } else {
+                PortState::Down
+            },
             features: Vec::new(),
         }
     }
 
     fn is_up(&self) -> bool {
-        false
+        self.up
     }
 }
 
@@ -150,7 +156,13 @@ impl Slot {
 
     /// Leaves nothing of the port but its number, and returns the port.
     pub(super) fn vacate(&mut self, now: Instant) -> Box<dyn Port> {
-        let nothing = Self::new(String::new(), VACANT, usize::MAX, Box::new(Vacant), now);
+        let nothing = Self::new(
+            String::new(),
+            VACANT,
+            usize::MAX,
+            Box::new(Still { up: false }),
+            now,
+        );
         let nothing = Self {
             hot: false,
             ..nothing

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
-use super::{Leg, Router, RouterPort, Routing};
+use super::{Leg, Router, Routing};
 use crate::engine::carry::Floor;
-use crate::engine::slot::Slot;
+use crate::engine::slot::{Slot, Still};
 use crate::engine::worker::{Worker, clock};
 use crate::engine::{NetworkSpec, OutsidePort, StartError};
 use crate::net::Now;
@@ -82,7 +82,7 @@ impl Worker {
             own_name,
             "gateway",
             other,
-            Box::new(RouterPort),
+            Box::new(Still { up: true }),
             now.instant,
         );
         let number = self.routing.routers.len();
