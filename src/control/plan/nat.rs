@@ -124,6 +124,10 @@ impl Nat {
                 (Outside::Network(station), network.is_some())
             }
         };
+        if typed.ftp == Some(true) && outside == Outside::Host {
+            let text = "active FTP works where `outside` is a network; by the host's own sockets passive FTP does, which needs nothing";
+            problems.warn(join(&path, "ftp"), text);
+        }
         // Nothing is concluded from an outside that is not there.
         let known = is_known.then_some(&outside);
         let usual = Timeouts::default();

@@ -661,6 +661,11 @@ fn what_may_be_a_mistake_is_warned_of() {
             "is missing: guests will reach 2001:db8::/64 alone",
         ),
         (
+            format!("{NAT}nat.ftp = true\n"),
+            "network.n.nat.ftp",
+            "active FTP works where `outside` is a network",
+        ),
+        (
             format!("{NAT}[network.o]\nmode = \"isolated\"\nsubnet = \"192.168.88.128/25\"\n"),
             "network.o.subnet",
             "192.168.88.128/25 overlaps 192.168.88.0/24 of network \"n\": two machines",
