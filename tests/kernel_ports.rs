@@ -1575,62 +1575,67 @@ fn forward(protocol: nat::Protocol, port: u16) -> Forward {
     }
 }
 
+/// A NAT network onto the host's sockets whose guest is behind the TAP device t0.
+fn behind_nat(forward: Forward, log: bool) -> engine::Spec {
+    let (gateway, net) = (
+        Ipv4Addr::new(192, 168, 81, 2),
+        "192.168.81.0/24".parse().unwrap(),
+    );
+    let nat = nat::Spec {
+        gateways: nat::Gateways {
+            v4: Some((gateway, net)),
+            ..nat::Gateways::default()
+        },
+        outside: nat::Outside::Host,
+        forwards: vec![forward],
+        filtering: nat::Filtering::default(),
+        timeouts: nat::Timeouts::default(),
+        limits: nat::Limits::default(),
+        closed: Vec::new(),
+        map_host_loopback: false,
+        ftp: false,
+        log,
+    };
+    let network = NetworkSpec {
+        name: "nat".to_owned(),
+        mtu: 1500,
+        gateway: Some(gateway::Spec {
+            mac: OTHER,
+            services: vec![gateway::ServiceSpec::Address(address::Spec {
+                ip: gateway,
+                v6: None,
+                link_local: None,
+            })],
+            inside: inside::Spec {
+                vms: vec![("guest".to_owned(), MAC)],
+                reservations: Vec::new(),
+            },
+            nat: Some(nat),
+        }),
+        ports: vec![NetworkPort {
+            name: "guest".to_owned(),
+            port_group: None,
+            member: Member {
+                mac: Some(MAC),
+                ..Member::default()
+            },
+            follow_uplinks: false,
+            port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
+        }],
+        ..NetworkSpec::default()
+    };
+    engine::Spec {
+        networks: vec![network],
+    }
+}
+
 #[test]
 fn a_guest_reaches_the_host_through_its_gateway_and_is_reached_by_forwarded_ports() {
     const SERVER: &str = "10.99.0.1:7000";
     in_namespace(|| {
         ip("link set lo up");
         ip("addr add 10.99.0.1/32 dev lo");
-        let (gateway, net) = (
-            Ipv4Addr::new(192, 168, 81, 2),
-            "192.168.81.0/24".parse().unwrap(),
-        );
-        let nat = nat::Spec {
-            gateways: nat::Gateways {
-                v4: Some((gateway, net)),
-                ..nat::Gateways::default()
-            },
-            outside: nat::Outside::Host,
-            forwards: vec![forward(nat::Protocol::Udp, 6000)],
-            filtering: nat::Filtering::default(),
-            timeouts: nat::Timeouts::default(),
-            limits: nat::Limits::default(),
-            closed: Vec::new(),
-            map_host_loopback: false,
-            ftp: false,
-            log: true,
-        };
-        let network = NetworkSpec {
-            name: "nat".to_owned(),
-            mtu: 1500,
-            gateway: Some(gateway::Spec {
-                mac: OTHER,
-                services: vec![gateway::ServiceSpec::Address(address::Spec {
-                    ip: gateway,
-                    v6: None,
-                    link_local: None,
-                })],
-                inside: inside::Spec {
-                    vms: vec![("guest".to_owned(), MAC)],
-                    reservations: Vec::new(),
-                },
-                nat: Some(nat),
-            }),
-            ports: vec![NetworkPort {
-                name: "guest".to_owned(),
-                port_group: None,
-                member: Member {
-                    mac: Some(MAC),
-                    ..Member::default()
-                },
-                follow_uplinks: false,
-                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
-            }],
-            ..NetworkSpec::default()
-        };
-        let spec = engine::Spec {
-            networks: vec![network],
-        };
+        let spec = behind_nat(forward(nat::Protocol::Udp, 6000), true);
         let durable = Durable::new().unwrap();
         let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
         let (told, tell) = (mpsc::channel(), mpsc::channel());
@@ -1732,56 +1737,7 @@ fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_
     in_namespace(|| {
         ip("link set lo up");
         ip("addr add 10.99.0.1/32 dev lo");
-        let (gateway, net) = (
-            Ipv4Addr::new(192, 168, 81, 2),
-            "192.168.81.0/24".parse().unwrap(),
-        );
-        let nat = nat::Spec {
-            gateways: nat::Gateways {
-                v4: Some((gateway, net)),
-                ..nat::Gateways::default()
-            },
-            outside: nat::Outside::Host,
-            forwards: vec![forward(nat::Protocol::Tcp, 6000)],
-            filtering: nat::Filtering::default(),
-            timeouts: nat::Timeouts::default(),
-            limits: nat::Limits::default(),
-            closed: Vec::new(),
-            map_host_loopback: false,
-            ftp: false,
-            log: false,
-        };
-        let network = NetworkSpec {
-            name: "nat".to_owned(),
-            mtu: 1500,
-            gateway: Some(gateway::Spec {
-                mac: OTHER,
-                services: vec![gateway::ServiceSpec::Address(address::Spec {
-                    ip: gateway,
-                    v6: None,
-                    link_local: None,
-                })],
-                inside: inside::Spec {
-                    vms: vec![("guest".to_owned(), MAC)],
-                    reservations: Vec::new(),
-                },
-                nat: Some(nat),
-            }),
-            ports: vec![NetworkPort {
-                name: "guest".to_owned(),
-                port_group: None,
-                member: Member {
-                    mac: Some(MAC),
-                    ..Member::default()
-                },
-                follow_uplinks: false,
-                port: PortSpec::Tap(tap_spec("t0", "192.168.81.128/24")),
-            }],
-            ..NetworkSpec::default()
-        };
-        let spec = engine::Spec {
-            networks: vec![network],
-        };
+        let spec = behind_nat(forward(nat::Protocol::Tcp, 6000), false);
         let durable = Durable::new().unwrap();
         let engine = Engine::start(spec, Box::new(Forgetful), &durable).unwrap();
         let server = TcpListener::bind(SERVER).unwrap();

@@ -28,7 +28,7 @@ use crate::control::plan::Plan;
 use crate::control::prefixes::Prefixes;
 use crate::control::show::{self, group, team, topology};
 use crate::control::{flows, forwards, host, metrics, uplinks};
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{ChangeError, Engine, Snapshot};
 
 /// The endpoints, in the order in which an error lists them.
 pub const ENDPOINTS: [&str; 7] = [
@@ -252,6 +252,22 @@ fn show<T: Serialize + 'static>(part: fn(&Source, &Snapshot) -> T) -> MethodRout
             )
         })
     })
+}
+
+/// Returns the status of an answer that a running network was not changed.
+pub(in crate::control) const fn status(error: &ChangeError) -> StatusCode {
+    match error {
+        ChangeError::NoNetwork(_)
+        | ChangeError::NoUplink { .. }
+        | ChangeError::NoForward { .. } => StatusCode::NOT_FOUND,
+        ChangeError::NoTeam(_)
+        | ChangeError::NoNat(_)
+        | ChangeError::Forward(_)
+        | ChangeError::Taken { .. } => StatusCode::CONFLICT,
+        ChangeError::Open(_) => StatusCode::BAD_REQUEST,
+        ChangeError::Watch(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ChangeError::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 /// Answers with what is wrong.

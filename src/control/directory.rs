@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -165,6 +167,19 @@ fn is_foreign(path: &Path, directory: &File) -> io::Result<bool> {
 /// The system refuses; the old content is still there.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replace_with(path, mode, |file| file.write_all(content)).map(drop)
+}
+
+/// Writes a value as JSON that people can read, for all to read, unless it is there already.
+///
+/// # Errors
+///
+/// The system refuses; the old content is still there.
+pub fn keep(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    if std::fs::read(path).is_ok_and(|kept| kept == text.as_bytes()) {
+        return Ok(());
+    }
+    replace(path, text.as_bytes(), 0o644)
 }
 
 /// Replaces a file by what `write` writes, and returns the new one, open for writing.

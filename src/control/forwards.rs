@@ -17,7 +17,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::{Source, json, refuse};
+use crate::control::api::{Source, json, refuse, status};
 use crate::control::config;
 use crate::control::plan::{Network, Plan, forward, nat, services};
 use crate::control::problem::{Problems, did_you_mean};
@@ -413,21 +413,6 @@ fn translated<'a>(plan: &'a Plan, name: &str) -> Result<(&'a Network, &'a nat::N
         _ => format!("; there is {}", names.join(", ")),
     };
     Err(format!("there is no such network{hint}"))
-}
-
-const fn status(error: &ChangeError) -> StatusCode {
-    match error {
-        ChangeError::NoNetwork(_)
-        | ChangeError::NoUplink { .. }
-        | ChangeError::NoForward { .. } => StatusCode::NOT_FOUND,
-        ChangeError::NoTeam(_)
-        | ChangeError::NoNat(_)
-        | ChangeError::Forward(_)
-        | ChangeError::Taken { .. } => StatusCode::CONFLICT,
-        ChangeError::Open(_) => StatusCode::BAD_REQUEST,
-        ChangeError::Watch(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        ChangeError::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
-    }
 }
 
 /// Returns the endpoints.

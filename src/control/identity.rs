@@ -111,16 +111,10 @@ impl Macs {
     /// The file cannot be written.
     pub fn save(&self, plan: &Plan) -> Result<(), IdentityError> {
         let path = file(plan);
-        let write = || {
-            let text = serde_json::to_string_pretty(&Kept {
-                macs: self.kept.clone(),
-            })? + "\n";
-            if std::fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
-                return Ok(());
-            }
-            directory::replace(&path, text.as_bytes(), 0o644)
+        let kept = Kept {
+            macs: self.kept.clone(),
         };
-        write().map_err(|source| IdentityError::Write { path, source })
+        directory::keep(&path, &kept).map_err(|source| IdentityError::Write { path, source })
     }
 
     /// Returns the address of a VM of the plan.

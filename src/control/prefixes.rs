@@ -98,16 +98,10 @@ impl Prefixes {
             return Ok(());
         }
         let path = file(plan);
-        let write = || {
-            let text = serde_json::to_string_pretty(&Kept {
-                prefixes: self.kept.clone(),
-            })? + "\n";
-            if std::fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
-                return Ok(());
-            }
-            directory::replace(&path, text.as_bytes(), 0o644)
+        let kept = Kept {
+            prefixes: self.kept.clone(),
         };
-        write().map_err(|source| PrefixError::Write { path, source })
+        directory::keep(&path, &kept).map_err(|source| PrefixError::Write { path, source })
     }
 
     /// Returns the prefix of a network, if it has IPv6.

@@ -15,7 +15,7 @@ use clap::Subcommand;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::{Source, json, refuse};
+use crate::control::api::{Source, json, refuse, status};
 use crate::control::problem::did_you_mean;
 use crate::control::show::team::{Team, teams};
 use crate::control::value::Adapter;
@@ -237,21 +237,6 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, UplinkError> {
         reason: format!("the request is not understood: {error}"),
         status: StatusCode::BAD_REQUEST,
     })
-}
-
-const fn status(error: &ChangeError) -> StatusCode {
-    match error {
-        ChangeError::NoNetwork(_)
-        | ChangeError::NoUplink { .. }
-        | ChangeError::NoForward { .. } => StatusCode::NOT_FOUND,
-        ChangeError::NoTeam(_)
-        | ChangeError::NoNat(_)
-        | ChangeError::Forward(_)
-        | ChangeError::Taken { .. } => StatusCode::CONFLICT,
-        ChangeError::Open(_) => StatusCode::BAD_REQUEST,
-        ChangeError::Watch(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        ChangeError::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
-    }
 }
 
 /// Returns what to do instead, where the error does not say so itself.

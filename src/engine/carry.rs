@@ -1,10 +1,9 @@
 //! The last step of a frame: a batch is handed to the port that it leaves by, whichever network that is in.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::slot::Slot;
 use super::worker::{Network, earlier};
-use crate::net::Now;
 use crate::net::outbox::Egress;
 use crate::net::port::{OwnFrames, PortId};
 use crate::ports::burst::Burst;
@@ -30,12 +29,7 @@ impl Floor<'_> {
     pub(super) fn deliver(&mut self, port: PortId, burst: &Burst, batch: &[Egress]) {
         let slot = &mut self.slots[port.index()];
         let network = &mut self.networks[slot.network];
-        if slot.answers {
-            slot.port.set_now(Now {
-                instant: self.now,
-                wall: SystemTime::now(),
-            });
-        }
+        slot.tell_time(self.now);
         match slot.port.transmit(burst, batch, &mut slot.drops) {
             Ok(sent) => {
                 slot.egress.frames += sent.frames;

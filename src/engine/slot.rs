@@ -1,10 +1,11 @@
 //! A port in a worker's hands: its counters, its link, and what is logged of it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{io, mem};
 
 use super::{Count, PortSnapshot};
+use crate::net::Now;
 use crate::net::drops::Drops;
 use crate::net::outbox::Egress;
 use crate::net::port::{OwnFrames, PortId};
@@ -168,6 +169,17 @@ impl Slot {
             ..nothing
         };
         mem::replace(self, nothing).port
+    }
+
+    /// Tells the present to a port that answers; others need not know it.
+    #[inline(always)]
+    pub(super) fn tell_time(&mut self, now: Instant) {
+        if self.answers {
+            self.port.set_now(Now {
+                instant: now,
+                wall: SystemTime::now(),
+            });
+        }
     }
 
     pub(super) fn heat(&mut self) {

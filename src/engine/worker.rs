@@ -348,12 +348,7 @@ impl Worker {
         let slot = &mut slots[ingress.index()];
         let network = &mut networks[slot.network];
         burst.clear();
-        if slot.answers {
-            slot.port.set_now(Now {
-                instant: now,
-                wall: SystemTime::now(),
-            });
-        }
+        slot.tell_time(now);
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
         }
