@@ -3,11 +3,14 @@
 //! The bodies are raw memory: a guest's buffers, or a buffer of the receiving port. Whoever adds a segment promises
 //! that it stays readable until the burst is cleared; a burst is cleared before its port gives the memory back.
 //! A guest can change a body at any time; nothing here interprets it.
+//!
+//! The end of a body may be in a socket still ([`Unread`]).
 
-use std::ptr;
+use std::{io, ptr};
 
 use crate::net::frame::{HEAD_CAPACITY, Head};
 use crate::net::vlan::TagAction;
+use crate::ports::unread::Unread;
 use crate::wire::virtio_net::VirtioNetHeader;
 
 /// How many frames a burst holds at most.
@@ -74,6 +77,8 @@ pub struct Frame {
     pub head: Head,
     first: u32,
     count: u32,
+    /// Which of the burst's bytes in sockets end it: one more than the place, and zero for none.
+    unread: u8,
 }
 
 /// Up to [`CAPACITY`] frames.
@@ -83,6 +88,8 @@ pub struct Burst {
     len: usize,
     segments: Vec<Segment>,
     owned: Vec<Vec<u8>>,
+    /// What of frames is still in sockets.
+    unread: Vec<Unread>,
 }
 
 impl Default for Burst {
@@ -92,6 +99,7 @@ impl Default for Burst {
             len: 0,
             segments: Vec::with_capacity(CAPACITY * 4),
             owned: Vec::new(),
+            unread: Vec::new(),
         }
     }
 }
@@ -128,6 +136,7 @@ impl Burst {
         self.len = 0;
         self.segments.clear();
         self.owned.clear();
+        self.unread.clear();
     }
 
     /// Adds a frame in memory of our own. A full burst takes no more, and says so.
@@ -156,6 +165,7 @@ impl Burst {
         let first = self.segments.len() as u32;
         frame.first = first;
         frame.count = 0;
+        frame.unread = 0;
         &mut frame.head
     }
 
@@ -164,6 +174,20 @@ impl Burst {
     pub(super) fn push_segment(&mut self, segment: Segment) {
         self.frames[self.len].count += 1;
         self.segments.push(segment);
+    }
+
+    /// Ends the body of the frame that was begun with bytes of a socket.
+    pub(super) fn push_unread(&mut self, unread: Unread) {
+        self.unread.push(unread);
+        // There is at most one for each frame.
+        self.frames[self.len].unread = u8::try_from(self.unread.len()).unwrap_or_default();
+    }
+
+    /// What of a frame is still in a socket, behind its body.
+    #[inline]
+    pub(super) fn unread(&self, frame: &Frame) -> Option<Unread> {
+        let place = usize::from(frame.unread).checked_sub(1)?;
+        self.unread.get(place).copied()
     }
 
     /// The head of the frame that was begun.
@@ -179,6 +203,7 @@ impl Burst {
     }
 
     /// Copies the body of the frame that was committed last into memory of our own, in one piece.
+    /// Such a frame has nothing in a socket.
     pub(super) fn own_last_body(&mut self) {
         let Some(frame) = self
             .len
@@ -218,18 +243,39 @@ impl Burst {
     }
 
     /// Copies a whole frame, its tag as it leaves, into memory of our own, replacing what `out` holds. Returns the
-    /// offload fields that fit the copy.
+    /// offload fields that fit the copy. Bytes that a socket does not give are left out.
     pub fn copy_frame(
         &self,
         frame: &Frame,
         action: TagAction,
         out: &mut Vec<u8>,
     ) -> VirtioNetHeader {
+        let (header, read) = self.try_copy_frame(frame, action, out);
+        if let Err(error) = read {
+            tracing::debug!(%error, "bytes of a frame could not be read from a socket");
+        }
+        header
+    }
+
+    /// Does what [`Burst::copy_frame`] does, and tells whether the frame is whole.
+    pub(super) fn try_copy_frame(
+        &self,
+        frame: &Frame,
+        action: TagAction,
+        out: &mut Vec<u8>,
+    ) -> (VirtioNetHeader, io::Result<()>) {
         let head = frame.head.with_tag(action);
         out.clear();
         out.extend_from_slice(head.bytes());
         self.gather(self.body(frame), out);
-        head.offload
+        let len = out.len();
+        let read = self
+            .unread(frame)
+            .map_or(Ok(()), |unread| unread.read_to(out));
+        if read.is_err() {
+            out.truncate(len);
+        }
+        (head.offload, read)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::net::outbox::Egress;
 use crate::net::vlan::TagAction;
 use crate::ports::Sent;
 use crate::ports::burst::{Burst, Frame, Segment};
+use crate::ports::unread::Unread;
 use crate::wire::virtio_net::VirtioNetHeader;
 
 /// What a port does with one frame that is fit for it.
@@ -23,6 +24,35 @@ pub(super) trait Sink {
         head: &[u8],
         body: &[Segment],
     ) -> Result<(), DropReason>;
+
+    /// Sends one frame whose body ends with bytes of a socket.
+    fn put_unread(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+        unread: Unread,
+    ) -> Result<(), DropReason> {
+        put_copy(self, header, head, body, unread)
+    }
+}
+
+/// Sends one frame whose body ends with bytes of a socket by way of memory of our own.
+#[cold]
+pub(super) fn put_copy<S: Sink + ?Sized>(
+    sink: &mut S,
+    header: VirtioNetHeader,
+    head: &[u8],
+    body: &[Segment],
+    unread: Unread,
+) -> Result<(), DropReason> {
+    let mut bytes = Vec::new();
+    // The sender tries again, and finds out what is the matter with the socket.
+    unread
+        .read_to(&mut bytes)
+        .map_err(|_| DropReason::NoBuffer)?;
+    let body: Vec<Segment> = body.iter().copied().chain([Segment::of(&bytes)]).collect();
+    sink.put(header, head, &body)
 }
 
 /// Memory for frames that have to be finished here. One a port; grows to the largest frame once.
@@ -48,6 +78,9 @@ pub(super) fn send_batch<S: Sink>(
         let header = frame.head.offload;
         let result = if !capabilities.take(header) {
             send_finished(sink, capabilities, burst, frame, egress.action, scratch)
+        } else if let Some(unread) = burst.unread(frame) {
+            let head = frame.head.with_tag(egress.action);
+            sink.put_unread(head.offload, head.bytes(), burst.body(frame), unread)
         } else if egress.action == TagAction::Keep {
             sink.put(header, frame.head.bytes(), burst.body(frame))
         } else {
@@ -80,7 +113,8 @@ fn send_finished<S: Sink>(
     action: TagAction,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    let header = burst.copy_frame(frame, action, &mut scratch.frame);
+    let (header, read) = burst.try_copy_frame(frame, action, &mut scratch.frame);
+    read.map_err(|_| DropReason::NoBuffer)?;
     offload::finish(
         &mut scratch.frame,
         header,

@@ -25,6 +25,7 @@ pub mod tap;
 mod egress;
 mod kernel;
 mod sigbus;
+mod unread;
 
 /// Why a port stopped working. The others do not notice.
 #[derive(Debug, thiserror::Error)]

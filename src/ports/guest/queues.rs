@@ -8,7 +8,8 @@ use crate::net::drops::{DropReason, Drops};
 use crate::net::frame::HEAD_CAPACITY;
 use crate::net::offload::Capabilities;
 use crate::ports::burst::{Burst, Segment};
-use crate::ports::egress::Sink;
+use crate::ports::egress::{Sink, put_copy};
+use crate::ports::unread::{Pieces, Unread};
 use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, NEEDS_CSUM, VirtioNetHeader};
 
 /// The longest frame: the largest IP packet behind a header with two tags, and some room.
@@ -214,6 +215,8 @@ pub(super) struct Egress {
     singles: Vec<Option<Single>>,
     buffers: Vec<Buffer>,
     chains: Vec<(u16, usize)>,
+    /// Where in them the bytes of a socket go.
+    room: Pieces,
 }
 
 impl Egress {
@@ -274,15 +277,8 @@ impl ReceiveSink<'_> {
         self.fault.map_or(Ok(()), Err)
     }
 
-    /// Writes a frame across as many buffers as it needs, and the driver allows.
-    #[cold]
-    fn put_chained(
-        &mut self,
-        header: VirtioNetHeader,
-        head: &[u8],
-        body: &[Segment],
-        total: usize,
-    ) -> Result<(), DropReason> {
+    /// Finds as many buffers as a frame of `total` bytes needs, and the driver allows; they are not taken yet.
+    fn collect(&mut self, total: usize) -> Result<(), DropReason> {
         let work = &mut *self.work;
         work.buffers.clear();
         work.chains.clear();
@@ -312,9 +308,16 @@ impl ReceiveSink<'_> {
                 return Err(DropReason::BufferTooSmall);
             }
         }
+        Ok(())
+    }
+
+    /// Writes what is in our memory into the buffers that were found.
+    fn write(&self, header: VirtioNetHeader, head: &[u8], body: &[Segment]) -> Writer<'_> {
+        #[expect(clippy::cast_possible_truncation, reason = "a ring has fewer chains")]
+        let count = self.work.chains.len() as u16;
         let header = header.emit(count);
         let mut writer = Writer {
-            buffers: &work.buffers,
+            buffers: &self.work.buffers,
             at: 0,
         };
         writer.write(Segment::of(&header[..self.negotiated.header_len]));
@@ -322,14 +325,52 @@ impl ReceiveSink<'_> {
         for segment in body {
             writer.write(*segment);
         }
+        writer
+    }
+
+    /// Gives the buffers that were found to the driver, with a frame of `total` bytes in them.
+    fn complete(&mut self, total: usize) {
         let mut left = total;
-        for (id, len) in &work.chains {
+        for (id, len) in &self.work.chains {
             let used = left.min(*len);
             left -= used;
             #[expect(clippy::cast_possible_truncation, reason = "no longer than a frame")]
             self.ring.complete(*id, used as u32);
+            self.taken += 1;
         }
-        self.taken += count;
+    }
+
+    /// Writes a frame across several buffers.
+    #[cold]
+    fn put_chained(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+        total: usize,
+    ) -> Result<(), DropReason> {
+        self.collect(total)?;
+        self.write(header, head, body);
+        self.complete(total);
+        Ok(())
+    }
+
+    /// Looks whether the driver has added buffers since the batch began, where none is left.
+    #[inline]
+    fn refill(&mut self) -> Result<(), DropReason> {
+        if self.fault.is_some() {
+            return Err(DropReason::NoBuffer);
+        }
+        if self.taken == self.available {
+            match self.ring.available() {
+                Ok(available) if available > self.taken => self.available = available,
+                Ok(_) => return Err(DropReason::NoBuffer),
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    return Err(DropReason::NoBuffer);
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -349,20 +390,7 @@ impl Sink for ReceiveSink<'_> {
     ) -> Result<(), DropReason> {
         let header_len = self.negotiated.header_len;
         let total = header_len + head.len() + body.iter().map(Segment::len).sum::<usize>();
-        if self.fault.is_some() {
-            return Err(DropReason::NoBuffer);
-        }
-        if self.taken == self.available {
-            // The driver may have added some since the batch began.
-            match self.ring.available() {
-                Ok(available) if available > self.taken => self.available = available,
-                Ok(_) => return Err(DropReason::NoBuffer),
-                Err(fault) => {
-                    self.fault = Some(fault);
-                    return Err(DropReason::NoBuffer);
-                }
-            }
-        }
+        self.refill()?;
         let single = self
             .work
             .singles
@@ -387,6 +415,33 @@ impl Sink for ReceiveSink<'_> {
         #[expect(clippy::cast_possible_truncation, reason = "no longer than a frame")]
         self.ring.complete(id, total as u32);
         self.taken += 1;
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "guest memory is raw memory")]
+    fn put_unread(
+        &mut self,
+        header: VirtioNetHeader,
+        head: &[u8],
+        body: &[Segment],
+        unread: Unread,
+    ) -> Result<(), DropReason> {
+        let ours = head.len() + body.iter().map(Segment::len).sum::<usize>();
+        let total = self.negotiated.header_len + ours + unread.len();
+        self.refill()?;
+        self.collect(total)?;
+        let mut room = std::mem::take(&mut self.work.room);
+        room.clear();
+        self.write(header, head, body).rest(unread.len(), &mut room);
+        if !room.fit_one_call() {
+            return put_copy(self, header, head, body, unread);
+        }
+        // SAFETY: the pieces are in buffers of the guest's, which are mapped as long as the ring is attached.
+        let read = unsafe { unread.read(&mut room) };
+        self.work.room = room;
+        // The sender tries again, and finds out what is the matter with the socket.
+        read.map_err(|_| DropReason::NoBuffer)?;
+        self.complete(total);
         Ok(())
     }
 }
@@ -416,5 +471,149 @@ impl Writer<'_> {
                 self.at = 0;
             }
         }
+    }
+
+    /// Describes where the next `len` bytes go.
+    fn rest(self, mut len: usize, room: &mut Pieces) {
+        let mut at = self.at;
+        for buffer in self.buffers {
+            let part = (buffer.len - at).min(len);
+            if part == 0 {
+                return;
+            }
+            room.push(buffer.host.wrapping_add(at), part);
+            len -= part;
+            at = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::thread;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    use super::super::memory::Memory;
+    use super::super::virtq::{Direction, Layout};
+    use super::*;
+    use crate::ports::unread;
+
+    const SIZE: u16 = 256;
+    const AVAILABLE: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+    const BUFFERS: u64 = 0x1_0000;
+    const HEADER: usize = MERGEABLE_HEADER_LEN;
+
+    /// A receive queue of which `count` buffers of `len` bytes are available.
+    struct Guest {
+        memory: Arc<GuestMemoryMmap<()>>,
+        ring: SplitRing,
+        len: u32,
+    }
+
+    impl Guest {
+        fn new(count: u16, len: u32) -> Self {
+            let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+            let memory = Arc::new(memory);
+            for slot in 0..u64::from(count) {
+                let at = GuestAddress(slot * 16);
+                let address = BUFFERS + slot * u64::from(len);
+                memory.write_obj(address, at).unwrap();
+                // Written by the device.
+                let rest = u64::from(len) | 2 << 32;
+                memory.write_obj(rest, GuestAddress(at.0 + 8)).unwrap();
+                let entry = GuestAddress(AVAILABLE + 4 + slot * 2);
+                memory
+                    .write_obj(u16::try_from(slot).unwrap(), entry)
+                    .unwrap();
+            }
+            memory
+                .write_obj(count, GuestAddress(AVAILABLE + 2))
+                .unwrap();
+            let layout = Layout {
+                size: SIZE,
+                descriptors: 0,
+                available: AVAILABLE,
+                used: USED,
+            };
+            let mapped = Arc::new(Memory::new(Arc::clone(&memory)).unwrap());
+            let ring = SplitRing::attach(mapped, layout, Direction::ToGuest, false).unwrap();
+            Self { memory, ring, len }
+        }
+
+        /// Hands it a frame, and returns what then is in its used buffers behind the header.
+        fn put(
+            &mut self,
+            mergeable: bool,
+            head: &[u8],
+            unread: Unread,
+        ) -> Result<Vec<u8>, DropReason> {
+            let negotiated = Negotiated {
+                features: 0,
+                header_len: HEADER,
+                mergeable,
+                capabilities: Capabilities::ALL,
+            };
+            let mut egress = Egress::default();
+            let mut sink = egress.open(&mut self.ring, negotiated, 1).unwrap();
+            let put = sink.put_unread(VirtioNetHeader::default(), head, &[], unread);
+            sink.close().unwrap();
+            let used: u16 = self.memory.read_obj(GuestAddress(USED + 2)).unwrap();
+            put.inspect_err(|_| assert_eq!(used, 0, "nothing was given away"))?;
+            let mut bytes = Vec::new();
+            for slot in 0..u64::from(used) {
+                let at = USED + 4 + slot * 8;
+                let id: u32 = self.memory.read_obj(GuestAddress(at)).unwrap();
+                let len: u32 = self.memory.read_obj(GuestAddress(at + 4)).unwrap();
+                let mut part = vec![0; len as usize];
+                let from = BUFFERS + u64::from(id) * u64::from(self.len);
+                self.memory
+                    .read_slice(&mut part, GuestAddress(from))
+                    .unwrap();
+                bytes.extend(part);
+            }
+            assert_eq!(bytes[HEADER - 2..HEADER], used.to_le_bytes());
+            Ok(bytes.split_off(HEADER))
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_socket_are_read_into_as_many_buffers_as_they_need() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (reader, _) = listener.accept().unwrap();
+        if !unread::is_possible(reader.as_fd()) {
+            return;
+        }
+        let all: Vec<u8> = (0..30_000u32).map(|at| (at % 253) as u8).collect();
+        writer.write_all(&all).unwrap();
+        while unread::count(reader.as_fd()).unwrap() < all.len() {
+            thread::yield_now();
+        }
+        let head = [7; 54];
+        for (buffers, len) in [(1, 40_000), (250, 128), (100, 1000), (2, 15_040)] {
+            let unread = Unread::new(reader.as_fd(), 10, 29_990);
+            let got = Guest::new(buffers, len).put(true, &head, unread).unwrap();
+            assert!(got[..54] == head && got[54..] == all[10..], "{len}");
+        }
+        // Too few buffers, too small ones, and a socket that has less.
+        for (buffers, len, mergeable, bytes, reason) in [
+            (29, 1000, true, 30_000, DropReason::NoBuffer),
+            (60, 1000, false, 30_000, DropReason::BufferTooSmall),
+            (60, 1000, true, 30_001, DropReason::NoBuffer),
+        ] {
+            let unread = Unread::new(reader.as_fd(), 0, bytes);
+            let put = Guest::new(buffers, len).put(mergeable, &head, unread);
+            assert_eq!(put, Err(reason));
+        }
+        // Buffers hardly longer than the header.
+        let unread = Unread::new(reader.as_fd(), 0, 1200);
+        let mut guest = Guest::new(200, 13);
+        assert_eq!(guest.put(true, &head, unread).unwrap()[54..], all[..1200]);
     }
 }

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use socket2::SockRef;
 
@@ -48,6 +48,8 @@ pub(super) struct Chunks {
     small: Vec<Chunk>,
     large: Vec<Chunk>,
     retired: Vec<Chunk>,
+    /// Sockets that are done with, and that a burst may still read from.
+    sockets: Vec<OwnedFd>,
     /// How much there is, used or not.
     bytes: usize,
 }
@@ -83,8 +85,14 @@ impl Chunks {
         }
     }
 
-    /// Hears that no burst points into chunks that were retired.
+    /// Closes a socket as soon as no burst reads from it.
+    pub(super) fn retire(&mut self, socket: OwnedFd) {
+        self.sockets.push(socket);
+    }
+
+    /// Hears that no burst points into chunks that were retired, or reads from such sockets.
     pub(super) fn release(&mut self) {
+        self.sockets.clear();
         while let Some(chunk) = self.retired.pop() {
             self.give(chunk);
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,15 @@ use socket2::SockRef;
 use super::buffer::{Budget, Chunks, Held, Pending};
 use crate::net::nat::{self, Event, FlowRow, Originator, Protocol};
 use crate::net::tcp::Endpoint;
+use crate::ports::burst::Burst;
 use crate::ports::sockets::poll::Ready;
+use crate::ports::unread::{self, Next, Unread};
 use crate::wire::ethernet::MacAddr;
 
 /// How much is read from a socket in one go.
 const READ: usize = 256 * 1024;
+/// From how much on, come in one go, what follows is left in the socket until the guest's port reads it.
+const BULK: usize = 16 * 1024;
 
 /// By what a guest's segments are known to be of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -47,6 +52,19 @@ enum Inward {
     Ended,
 }
 
+/// The bytes for the guest that are still in the socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    /// How many that are known of, behind those that are held.
+    len: u32,
+    /// How many are in front of them that the guest has acknowledged.
+    done: u32,
+    /// Much comes at once.
+    bulk: bool,
+    /// Bytes of this socket have to be taken to be read.
+    taken_only: bool,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -68,6 +86,7 @@ pub(super) struct Flow {
     /// Until when the outside has to take what is pending, once all else is over.
     linger: Option<Instant>,
     held: Held,
+    source: Source,
     pending: Pending,
     outside: Option<SocketAddr>,
     created: Instant,
@@ -106,6 +125,7 @@ impl Flow {
             armed: None,
             linger: None,
             held: Held::default(),
+            source: Source::default(),
             pending: Pending::default(),
             outside: outside.and_then(|outside| outside.as_socket()),
             created: now,
@@ -115,9 +135,31 @@ impl Flow {
         }
     }
 
-    /// The bytes for the guest.
-    pub(super) const fn held(&self) -> &Held {
-        &self.held
+    /// Puts bytes for the guest, from the first that it has not acknowledged, into the body of a frame that was begun.
+    pub(super) fn fill(&self, range: Range<usize>, burst: &mut Burst) {
+        let held = self.held.len();
+        let first = range.start.min(held)..range.end.min(held);
+        if !first.is_empty() {
+            self.held.pieces(first, |piece| burst.push_segment(piece));
+        }
+        let rest = range.start.max(held) - held..range.end.max(held) - held;
+        if let Some(socket) = &self.socket
+            && !rest.is_empty()
+            && let Ok(start) = u32::try_from(rest.start)
+        {
+            let offset = self.source.done + start;
+            burst.push_unread(Unread::new(socket.as_fd(), offset, rest.len()));
+        }
+    }
+
+    /// How many bytes for the guest are held in memory of our own.
+    pub(super) const fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How many bytes there are for the guest that it has not acknowledged.
+    const fn queued(&self) -> usize {
+        self.held() + self.source.len as usize
     }
 
     /// Takes in what the socket is ready for. Returns the error of an attempt to connect that has failed.
@@ -150,7 +192,12 @@ impl Flow {
     /// Drops what the guest has acknowledged.
     pub(super) fn acknowledge(&mut self, count: usize, chunks: &mut Chunks) {
         if count > 0 {
-            self.held.drop_front(count, chunks);
+            let of_held = count.min(self.held.len());
+            self.held.drop_front(of_held, chunks);
+            let rest = u32::try_from(count - of_held).unwrap_or(u32::MAX);
+            let rest = rest.min(self.source.len);
+            self.source.len -= rest;
+            self.source.done += rest;
             self.received += count as u64;
         }
     }
@@ -205,17 +252,34 @@ impl Flow {
 
     /// Whether there may be something to read that the guest has room for.
     pub(super) fn can_read(&self, chunks: &Chunks) -> bool {
-        self.readiness.read
-            && self.inward == Inward::Open
-            && self.endpoint.is_open()
-            && self.held.wanted(self.endpoint.window(), chunks) > 0
+        if !self.readiness.read || self.inward != Inward::Open || !self.endpoint.is_open() {
+            return false;
+        }
+        let window = self.endpoint.window();
+        match self.source.len {
+            0 => self.held.wanted(window, chunks) > 0,
+            _ => self.queued() < window.max(1),
+        }
     }
 
-    /// Reads once what the guest has room for.
+    /// Reads once what the guest has room for, or finds out how much of it is in the socket.
     pub(super) fn read(&mut self, chunks: &mut Chunks) {
+        self.discard();
         if !self.can_read(chunks) {
             return;
         }
+        if self.source.len > 0 || self.source.bulk && !self.source.taken_only {
+            match self.look() {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(_) => return self.endpoint.abort(),
+            }
+        }
+        self.take(chunks);
+    }
+
+    /// Takes bytes out of the socket into memory of our own.
+    fn take(&mut self, chunks: &mut Chunks) {
         let Some(socket) = &self.socket else {
             return;
         };
@@ -223,16 +287,13 @@ impl Flow {
         match self.held.fill(socket.as_fd(), limit, chunks) {
             // What is held is acknowledged some time, and then there is memory.
             None => {}
-            Some(Ok((_, 0))) => {
-                self.readiness.read = false;
-                self.inward = Inward::Ended;
-                self.endpoint.close();
-            }
+            Some(Ok((_, 0))) => self.note_end(),
             Some(Ok((room, got))) => {
                 // Less than there was room for is all there is, unless the end has come behind it.
                 if got < room && !self.readiness.ended {
                     self.readiness.read = false;
                 }
+                self.source.bulk = got >= BULK;
                 self.endpoint.set_queued(self.held.len());
             }
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -240,6 +301,66 @@ impl Flow {
             }
             Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Some(Err(_)) => self.endpoint.abort(),
+        }
+    }
+
+    /// Finds out how many bytes are in the socket, where they can stay there. Returns whether they do.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    fn look(&mut self) -> io::Result<bool> {
+        let Some(socket) = &self.socket else {
+            return Ok(true);
+        };
+        let socket = socket.as_fd();
+        if self.source.len == 0 {
+            self.source.taken_only = !unread::is_possible(socket);
+        }
+        if self.source.taken_only {
+            return Ok(false);
+        }
+        // What comes from now on is told again.
+        self.readiness.read = self.readiness.ended;
+        let len = unread::count(socket)?.saturating_sub(self.source.done as usize);
+        if self.source.len == 0 && len < BULK {
+            self.source.bulk = false;
+            self.readiness.read = true;
+            return Ok(false);
+        }
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.source.len = self.source.len.max(len);
+        if self.readiness.ended {
+            match unread::next(socket, self.source.done + self.source.len)? {
+                Next::Bytes => {}
+                Next::Nothing => self.readiness.read = false,
+                Next::End => self.note_end(),
+            }
+        }
+        self.endpoint.set_queued(self.queued());
+        Ok(true)
+    }
+
+    /// Takes in that nothing more comes from the outside.
+    fn note_end(&mut self) {
+        self.readiness.read = false;
+        self.inward = Inward::Ended;
+        self.endpoint.set_queued(self.queued());
+        self.endpoint.close();
+    }
+
+    /// Takes what the guest has acknowledged out of the socket.
+    fn discard(&mut self) {
+        let Some(socket) = &self.socket else {
+            return;
+        };
+        if self.source.done == 0 {
+            return;
+        }
+        match unread::discard(socket.as_fd(), self.source.done as usize) {
+            Ok(count) if count == self.source.done as usize => self.source.done = 0,
+            // What was there is not there any more.
+            Ok(_) | Err(_) => self.endpoint.abort(),
         }
     }
 
@@ -267,12 +388,18 @@ impl Flow {
 
     /// Closes the socket, with a RST where the connection was broken.
     pub(super) fn drop_socket(&mut self, chunks: &mut Chunks, budget: &mut Budget, broken: bool) {
-        if let Some(socket) = self.socket.take()
-            && broken
-        {
-            // If it cannot, it ends anyway.
-            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        if !broken {
+            // A socket that is closed before everything was taken out of it ends with a RST.
+            self.discard();
         }
+        if let Some(socket) = self.socket.take() {
+            if broken {
+                // If it cannot, it ends anyway.
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            }
+            chunks.retire(socket);
+        }
+        self.source = Source::default();
         self.held.clear(chunks);
         self.pending.clear(budget);
     }

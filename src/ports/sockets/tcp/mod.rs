@@ -10,9 +10,11 @@
 //! call, from where they are in the guest's memory ([`TcpFlows::flush`]). What the kernel does not take is copied and waits,
 //! and the window closes by as much.
 //!
-//! *To a guest*: a connection whose socket is readable, and whose guest has room, takes its turn in [`TcpFlows::receive`]: it
-//! reads once into chunks ([`buffer`]), which super-frames then point into until the guest has acknowledged. Turns are
-//! short and go round, and a burst holds only as much as stays in the processor's cache.
+//! *To a guest*: a connection whose socket is readable, and whose guest has room, takes its turn in [`TcpFlows::receive`]. Little
+//! is read into chunks ([`buffer`]), which frames then point into until the guest has acknowledged. Much stays in the socket
+//! ([`crate::ports::unread`]): the guest's port reads it from there into the guest's buffers, in super-frames, and it is
+//! discarded when the guest has acknowledged it. Kernels before Linux 6.9 cannot do that, and have everything read into chunks.
+//! Turns are short and go round, and a burst holds only as much as stays in the processor's cache.
 //!
 //! Sockets are watched edge-triggered: what one is ready for is told once and remembered, and no call is made of which it
 //! is known that it would be in vain. Nothing ever looks at all connections: those with something to do are in a queue,
@@ -43,7 +45,7 @@ use crate::net::nat::error::{Problem, Unreachable};
 use crate::net::nat::{self, FlowRow, frames, segments};
 use crate::net::packet::Packet;
 use crate::net::tcp::{Config, Endpoint, IssSource, Sent, Transmit, reset_for};
-use crate::ports::burst::{Burst, Frame, Segment};
+use crate::ports::burst::{Burst, Frame};
 use crate::wire::ethernet::{self, MacAddr};
 use crate::wire::ipv6;
 use crate::wire::tcp::{self, Flags, Tcp};
@@ -486,8 +488,7 @@ fn emit(
     let payload = transmit.range.len();
     segments::fill(burst.begin(), stations, ips, &tcp, payload, transmit.mss)?;
     if payload > 0 {
-        let push = |piece: Segment| burst.push_segment(piece);
-        flow.held().pieces(transmit.range, push);
+        flow.fill(transmit.range, burst);
     }
     burst.commit();
     Some(())
