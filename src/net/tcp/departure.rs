@@ -81,7 +81,7 @@ impl Endpoint {
             let announced = self.receiver.announce();
             return Some(self.transmit_ack(self.sender.una().minus(1), announced));
         }
-        if self.receiver.owes() {
+        if self.receiver.owes_now() || self.receiver.owes() && !self.patient {
             let announced = self.receiver.announce();
             return Some(self.transmit_ack(self.sender.ack_seq(), announced));
         }

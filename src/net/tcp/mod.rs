@@ -170,6 +170,8 @@ pub struct Endpoint {
     closed_first: bool,
     /// When something came last.
     heard: Instant,
+    /// Acknowledgements can wait for what is about to come.
+    patient: bool,
     /// Since when something is unanswered.
     unanswered: Option<Instant>,
     /// How often an idle peer was asked whether it is there.
@@ -207,6 +209,7 @@ impl Endpoint {
             broken: false,
             closed_first: false,
             heard: now,
+            patient: false,
             unanswered: None,
             probes: 0,
             probe_due: false,
@@ -326,6 +329,17 @@ impl Endpoint {
             | Phase::TimeWait(_)
             | Phase::Closed => 0,
         }
+    }
+
+    /// Says whether more of the guest's is about to come, so that what has come can be acknowledged together with it. While
+    /// that is so, an acknowledgement may be [owed](Endpoint::owes) although [`Endpoint::poll`] has nothing to send.
+    pub const fn set_patient(&mut self, patient: bool) {
+        self.patient = patient;
+    }
+
+    /// Whether an acknowledgement is owed.
+    pub const fn owes(&self) -> bool {
+        matches!(self.phase, Phase::Open) && self.receiver.owes()
     }
 
     /// Says how many bytes the caller has room for.

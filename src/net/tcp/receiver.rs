@@ -9,6 +9,8 @@ use crate::wire::tcp::{Flags, Tcp};
 pub(super) const SCALE: u8 = 7;
 /// How many duplicate acknowledgements are owed at most: more tell the guest nothing new.
 const DUPLICATES: u8 = 4;
+/// How many bytes can be acknowledged together where more are about to come.
+const TOGETHER: u32 = 64 * 1024;
 
 /// A part of a segment that is to be taken by the caller.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,8 +31,12 @@ pub(super) struct Receiver {
     offer: Option<Offer>,
     /// The guest has sent its FIN, and it was taken.
     finished: bool,
+    /// Up to where the guest was told that its bytes have come.
+    told: Seq,
     /// An acknowledgement is owed.
     owed: bool,
+    /// One is owed that can wait for what is about to come.
+    owed_soon: bool,
     /// So many more are, each of its own.
     duplicates: u8,
 }
@@ -46,7 +52,9 @@ impl Receiver {
             mss: u32::from(mss),
             offer: None,
             finished: false,
+            told: first,
             owed: false,
+            owed_soon: false,
             duplicates: 0,
         }
     }
@@ -64,6 +72,11 @@ impl Receiver {
     }
 
     pub(super) const fn owes(&self) -> bool {
+        self.owes_now() || self.owed_soon
+    }
+
+    /// Whether an acknowledgement is owed that cannot wait for what is about to come.
+    pub(super) const fn owes_now(&self) -> bool {
         self.owed || self.duplicates > 0
     }
 
@@ -95,7 +108,7 @@ impl Receiver {
 
     /// Returns the acknowledgement and the window to announce now, which does not shrink. Nothing is owed then.
     pub(super) fn announce(&mut self) -> (Seq, u16) {
-        self.owed = false;
+        self.note_told();
         (self.nxt, self.window(self.scale))
     }
 
@@ -107,12 +120,18 @@ impl Receiver {
 
     /// Returns the window of a SYN, which is not shifted.
     pub(super) fn announce_unscaled(&mut self) -> (Seq, u16) {
-        self.owed = false;
+        self.note_told();
         let room = self.room;
         self.room = room.min(0xffff);
         let window = self.window(0);
         self.room = room;
         (self.nxt, window)
+    }
+
+    const fn note_told(&mut self) {
+        self.owed = false;
+        self.owed_soon = false;
+        self.told = self.nxt;
     }
 
     fn window(&mut self, scale: u8) -> u16 {
@@ -174,11 +193,12 @@ impl Receiver {
         };
         let len = u32::try_from(len).map_or(offer.len, |len| len.min(offer.len));
         self.nxt = self.nxt.plus(len);
-        self.owed = true;
+        self.owed_soon = true;
         if len == offer.len && offer.fin {
             self.nxt = self.nxt.plus(1);
             self.finished = true;
         }
+        self.owed |= self.finished || self.nxt.since(self.told) >= TOGETHER;
         self.right = self.right.max(self.nxt);
     }
 

@@ -774,3 +774,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_about_to_be_followed_by_more_is_acknowledged_with_it() {
+    let mut lab = Lab::open(7);
+    let write = |lab: &mut Lab, len: usize| {
+        lab.guest.write(&bytes(len));
+        while let Some((tcp, payload, _)) = lab.guest.poll(lab.now) {
+            lab.us.handle(&tcp, &payload, lab.now);
+        }
+    };
+    lab.us.endpoint.set_patient(true);
+    write(&mut lab, 1000);
+    assert!(lab.us.endpoint.owes() && lab.us.poll(lab.now).is_none());
+    // What is sent anyway says it.
+    lab.us.write(b"x");
+    let (tcp, ..) = lab.us.poll(lab.now).unwrap();
+    assert!(!lab.us.endpoint.owes());
+    lab.guest.handle(&tcp, b"x", lab.now);
+    assert!(lab.guest.held.is_empty());
+    // So does the end of patience, and so does much that has come.
+    write(&mut lab, 1000);
+    assert!(lab.us.poll(lab.now).is_none());
+    lab.us.endpoint.set_patient(false);
+    let (tcp, ..) = lab.us.poll(lab.now).unwrap();
+    lab.guest.handle(&tcp, b"", lab.now);
+    lab.us.endpoint.set_patient(true);
+    lab.guest.reads = true;
+    write(&mut lab, CAP.min(70_000));
+    let (tcp, ..) = lab.us.poll(lab.now).unwrap();
+    lab.guest.handle(&tcp, b"", lab.now);
+    // An end is never kept waiting.
+    lab.guest.endpoint.close();
+    write(&mut lab, 10);
+    assert!(lab.us.poll(lab.now).is_some());
+}

@@ -69,6 +69,7 @@ impl TcpFlows {
         let arrival = flow.endpoint.handle(&tcp, payload, now);
         flow.acknowledge(arrival.acked, &mut self.chunks);
         Self::enqueue(&mut self.queue, flow);
+        self.came = true;
         if arrival.outcome == Some(Outcome::Again) {
             self.end(place, cx);
             return self.begin(key, &tcp, payload, packet, frame, cx);

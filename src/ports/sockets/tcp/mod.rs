@@ -4,7 +4,8 @@
 //!
 //! A connection ends here and is carried on by a socket. Towards the guest an endpoint ([`crate::net::tcp`]) speaks TCP;
 //! what it wants to say is asked for when the worker receives ([`TcpFlows::receive`]), so that one acknowledgement
-//! answers a whole burst.
+//! answers a whole burst. While guests keep sending, what has come of a connection is acknowledged together with what is about
+//! to come, 64 KiB or eight visits later: each acknowledgement costs the guest a frame, and makes it send smaller ones.
 //!
 //! *From a guest*: the parts of a burst's frames that come next in a connection are gathered and handed to the kernel in one
 //! call, from where they are in the guest's memory ([`TcpFlows::flush`]). What the kernel does not take is copied and waits,
@@ -66,6 +67,8 @@ const TURN: usize = 8;
 const BURST: usize = 512 * 1024;
 /// How many connections have their turn in one go, whether they have something to say or not.
 const TURNS: usize = 256;
+/// For how many visits in a row an acknowledgement waits for more to come.
+const PATIENCE: u32 = 8;
 /// How many timers are handled in one go.
 const TIMERS: usize = 1024;
 /// What a peer takes that does not say so (RFC 9293, section 3.7.1).
@@ -88,6 +91,12 @@ pub(super) struct TcpFlows {
     iss: IssSource,
     /// Those with something to do.
     queue: VecDeque<u32>,
+    /// Those that owe an acknowledgement which can wait for what is about to come.
+    patient: Vec<u32>,
+    /// For how many visits in a row more has come.
+    busy: u32,
+    /// Whether more has come since the last visit.
+    came: bool,
     timers: Timers,
     chunks: Chunks,
     budget: Budget,
@@ -111,6 +120,9 @@ impl TcpFlows {
             hasher: foldhash::fast::FixedState::with_seed(seed),
             iss: IssSource::new(u128::from(seed), now),
             queue: VecDeque::new(),
+            patient: Vec::new(),
+            busy: 0,
+            came: false,
             timers: Timers::default(),
             chunks: Chunks::default(),
             budget: Budget::default(),
@@ -124,7 +136,7 @@ impl TcpFlows {
 
     /// Whether [`TcpFlows::receive`] has something to do.
     pub(super) fn is_ready(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || !self.patient.is_empty()
     }
 
     fn find(&self, key: &Key) -> Option<u32> {
@@ -336,6 +348,21 @@ impl TcpFlows {
     pub(super) fn receive(&mut self, burst: &mut Burst, cx: &mut Context<'_>) {
         self.now = cx.now.instant;
         self.in_burst.clear();
+        self.busy = if std::mem::take(&mut self.came) {
+            self.busy + 1
+        } else {
+            0
+        };
+        if self.busy.is_multiple_of(PATIENCE) {
+            for id in std::mem::take(&mut self.patient) {
+                if let Some(flow) = self.get_mut(id)
+                    && !flow.queued
+                {
+                    flow.queued = true;
+                    self.queue.push_back(id);
+                }
+            }
+        }
         let mut bytes = 0;
         for _ in 0..TURNS {
             if burst.room() == 0 || bytes >= BURST {
@@ -362,6 +389,8 @@ impl TcpFlows {
         flow.write(&mut self.budget);
         flow.set_room(&self.budget);
         flow.read(&mut self.chunks);
+        let patient = !self.busy.is_multiple_of(PATIENCE);
+        flow.endpoint.set_patient(patient);
         let mut bytes = 0;
         let mut left = TURN;
         let idle = loop {
@@ -388,6 +417,9 @@ impl TcpFlows {
         if more {
             Self::enqueue(&mut self.queue, flow);
         } else {
+            if patient && flow.endpoint.owes() {
+                self.patient.push(id);
+            }
             let at = flow.poll_timeout(timeouts);
             self.timers.arm(&mut flow.armed, at, id);
         }

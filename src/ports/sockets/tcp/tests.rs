@@ -854,3 +854,23 @@ fn a_guests_end_of_a_pair_of_local_sockets_is_a_socket_like_any_other() {
     });
     assert!(other.as_fd().try_clone_to_owned().is_ok());
 }
+
+#[test]
+fn acknowledgements_wait_for_what_is_about_to_come_but_not_for_ever() {
+    let (mut lab, guest, _host) = open();
+    lab.until("rest", |lab| !lab.tcp.is_ready());
+    let before = lab.frames;
+    for _ in 0..64 {
+        lab.guests[guest].write(b"x");
+        lab.step();
+    }
+    let acknowledgements = lab.frames - before;
+    assert!(
+        (64 / 8..=64 / 4).contains(&acknowledgements),
+        "{acknowledgements}"
+    );
+    lab.guests[guest].write(b"x");
+    lab.step();
+    assert!(lab.tcp.is_ready(), "the worker is not to sleep");
+    lab.until("all acknowledged", |lab| lab.guests[guest].out.is_empty());
+}
