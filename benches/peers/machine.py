@@ -1,5 +1,5 @@
 """The machine: processes on their cores, huge pages, namespaces, and whether a sample was disturbed."""
-import os, re, shutil, signal, subprocess, sys, time
+import os, re, select, shutil, signal, subprocess, sys, time
 from collections import namedtuple
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,17 @@ def vmlan():
     if not binary.is_file():
         sys.exit(f"{binary} is not there; build it, or name another one: VMLAN=…")
     return str(binary)
+
+
+def end_by_signals():
+    """Has SIGTERM and SIGHUP end the program as an interrupt does, so that it takes away what it has made."""
+    def leave(*_):
+        for number in signal.SIGTERM, signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(1)
+
+    for number in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(number, leave)
 
 
 def come_first():
@@ -87,6 +98,19 @@ def wait_for(what, condition, process, seconds=60):
         if time.monotonic() > end:
             raise RuntimeError(f"{what}: waited in vain")
         time.sleep(0.02)
+
+
+def told(process, what, seconds=30):
+    """Waits for a line of a process, whose standard output nobody else reads meanwhile."""
+    line, end = "", time.monotonic() + seconds
+    while not line.endswith("\n"):
+        if not select.select([process.stdout], [], [], max(0, end - time.monotonic()))[0]:
+            raise RuntimeError(f"{what} said nothing")
+        part = os.read(process.stdout.fileno(), 4096).decode()
+        if not part:
+            raise RuntimeError(f"{what} has ended")
+        line += part
+    return line
 
 
 def run(*words, **more):

@@ -1,5 +1,5 @@
 """The rows of the table, and how each is measured. Rows of a group share a switch."""
-import json, os, re, select, subprocess, sys, time
+import json, re, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from statistics import median
 
 from . import frontend
 from .guests import BROADCAST, Guests, flood, flows, frame, pair, port, to_gateway, write_capture
-from .machine import NotOffered, Value, Watch, sample, start, stop, used, veth, wait_for
+from .machine import NotOffered, Value, Watch, sample, start, stop, told, used, veth
 from .switches import Setup, mac
 
 FAR = Path(__file__).with_name("far.py")
@@ -165,19 +165,6 @@ def behind(bench, namespace, what):
     finally:
         stop(process)
         process.stdout.close()
-
-
-def told(process, what, seconds=30):
-    """Waits for a line of a process."""
-    line, end = "", time.monotonic() + seconds
-    while not line.endswith("\n"):
-        if not select.select([process.stdout], [], [], max(0, end - time.monotonic()))[0]:
-            raise RuntimeError(f"{what} said nothing")
-        part = os.read(process.stdout.fileno(), 4096).decode()
-        if not part:
-            raise RuntimeError(f"{what} has ended")
-        line += part
-    return line
 
 
 def nat(bench):
