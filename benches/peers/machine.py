@@ -116,7 +116,7 @@ def told(process, what, seconds=30):
 def run(*words, **more):
     """Runs a command that has to succeed within a minute or so, and returns what it said."""
     command = [str(word) for word in words]
-    told = " ".join(command[:4])
+    told = " ".join(command)[:200]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, **more)
     except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ class Bench:
         self.count += 1
         directory = self.directory / f"switch{self.count}"
         directory.mkdir()
-        switch = self.candidate(directory, Setup(**setup), self.cores[1], self.log)
+        switch = self.candidate(directory, Setup(**setup), self.cores, self.log)
         try:
             yield switch
         finally:
@@ -237,10 +237,10 @@ def sleepers(bench, switch):
     def times(count):
         process.stdin.write(f"{count}\n")
         process.stdin.flush()
-        return json.loads(told(process, "the guests"))
+        return json.loads(told(process, "the process of the guests"))
 
     try:
-        told(process, "the guests")
+        told(process, "the process of the guests")
         yield times, process
     finally:
         process.stdin.close()

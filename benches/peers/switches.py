@@ -39,8 +39,10 @@ class Switch:
     # Whether the guests connect; else they listen.
     listens = True
 
-    def __init__(self, directory, setup, core, log):
-        self.directory, self.setup, self.core, self.log = directory, setup, core, log
+    def __init__(self, directory, setup, cores, log):
+        self.directory, self.setup, self.log = directory, setup, log
+        # The switch has a core for itself; what else belongs to it would not get on there, and is with the guests.
+        self.spare, self.core = cores
         self.sockets = [directory / f"guest{number}" for number in range(1, setup.guests + 1)]
         self.processes = []
         try:
@@ -152,10 +154,9 @@ class OpenVswitch(Switch):
         self.env = dict(os.environ, **{name: str(directory) for name in variables})
         self.database = directory / "db.sock"
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
-        run("ovsdb-tool", "create", directory / "conf.db", schema, env=self.env)
-        self.processes.append(subprocess.Popen(
-            ["ovsdb-server", directory / "conf.db", f"--remote=punix:{self.database}", f"--unixctl={directory}/db.ctl"],
-            env=self.env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT))
+        self.tell("ovsdb-tool", "create", directory / "conf.db", schema)
+        server = ["ovsdb-server", directory / "conf.db", f"--remote=punix:{self.database}", f"--unixctl={directory}/db.ctl"]
+        self.processes.append(start(server, self.spare, self.log, env=self.env))
         wait_for("ovsdb-server", self.database.is_socket, self.process)
 
         mask = hex(1 << self.core)
@@ -183,10 +184,13 @@ class OpenVswitch(Switch):
         if setup.driver:
             self.port("uplink", 100, "type=dpdk", f"options:dpdk-devargs={dpdk_driver(setup.driver)}")
         for flow in NAT_FLOWS if setup.nat else ["actions=NORMAL"]:
-            run("ovs-ofctl", "add-flow", f"unix:{directory}/br0.mgmt", flow, env=self.env)
+            self.tell("ovs-ofctl", "add-flow", f"unix:{directory}/br0.mgmt", flow)
 
     def vsctl(self, *words):
-        return run("ovs-vsctl", f"--db=unix:{self.database}", "--timeout=60", *words, env=self.env)
+        return self.tell("ovs-vsctl", f"--db=unix:{self.database}", "--timeout=60", *words)
+
+    def tell(self, *words):
+        return run("taskset", "-c", self.spare, *words, env=self.env)
 
     def port(self, name, number, *settings):
         self.vsctl("add-port", "br0", name, "--", "set", "Interface", name, f"ofport_request={number}", *settings)
