@@ -30,7 +30,7 @@ class Connection:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         self.socket.connect(str(path))
 
     def tell(self, request, payload=b"", *descriptors):
@@ -62,6 +62,9 @@ class Ring:
 
     def __init__(self, memory, index):
         self.memory, self.index = memory, index
+        # Indexes are shared with a switch that may look at any time: they are read and written as a whole, which the struct
+        # module does not do.
+        self.words = memoryview(memory).cast("H")
         self.at = index * RING
         self.available_at, self.used_at = self.at + 16 * SIZE, self.at + 0x2000
         self.buffers = BUFFERS + index * SIZE * BUFFER
@@ -87,12 +90,12 @@ class Ring:
 
     def publish(self, kick=None):
         """Makes available what was described, and kicks the switch if it wants that."""
-        struct.pack_into("<H", self.memory, self.available_at + 2, self.available & 0xFFFF)
-        if kick or not struct.unpack_from("<H", self.memory, self.used_at)[0] & NO_NOTIFY:
+        self.words[self.available_at // 2 + 1] = self.available & 0xFFFF
+        if kick or not self.words[self.used_at // 2] & NO_NOTIFY:
             os.write(kick or self.kick, ONE)
 
     def used(self):
-        return struct.unpack_from("<H", self.memory, self.used_at + 2)[0]
+        return self.words[self.used_at // 2 + 1]
 
 
 class Guest:
@@ -155,7 +158,7 @@ def single(sender, receiver):
     began = time.perf_counter_ns()
     sender.rings[TX].publish()
     while ring.used() == before:
-        if time.perf_counter_ns() - began > 1_000_000_000:
+        if time.perf_counter_ns() - began > 5_000_000_000:
             raise RuntimeError("a frame did not arrive")
     return time.perf_counter_ns() - began
 
@@ -166,7 +169,7 @@ def main():
     for guest, other in zip(guests, guests[1:] + guests[:1]):
         guest.prepare(other.mac)
         guest.rings[TX].publish()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while any(guest.rings[TX].used() == 0 for guest in guests):
         if time.monotonic() > end:
             raise RuntimeError("a guest's first frame was not taken")

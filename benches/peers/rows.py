@@ -237,10 +237,10 @@ def sleepers(bench, switch):
     def times(count):
         process.stdin.write(f"{count}\n")
         process.stdin.flush()
-        return json.loads(told(process, "the process of the guests"))
+        return json.loads(told(process, "the process of the guests", 120))
 
     try:
-        told(process, "the process of the guests")
+        told(process, "the process of the guests", 120)
         yield times, process
     finally:
         process.stdin.close()
