@@ -27,16 +27,18 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 #[test]
 fn frames_of_every_size_arrive_as_they_were_sent() {
-    let lan = Lan::new(2);
-    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
-    for len in [60, 61, 64, 127, 128, 129, 142, 590, 1513, 1514] {
-        b.offer_buffers(1, 2048);
-        a.send(&frame(1, 2, len));
-        assert_eq!(b.receive(), frame(1, 2, len), "{len} bytes");
+    for (from, to) in [(PLAIN, PLAIN), (PACKED, PLAIN), (PLAIN, PACKED)] {
+        let lan = Lan::new(2);
+        let (mut a, mut b) = (lan.guest(1, from), lan.guest(2, to));
+        for len in [60, 61, 64, 127, 128, 129, 142, 590, 1513, 1514] {
+            b.offer_buffers(1, 2048);
+            a.send(&frame(1, 2, len));
+            assert_eq!(b.receive(), frame(1, 2, len), "{len} bytes");
+        }
+        let (sent, got) = (lan.port(1), lan.port(2));
+        assert_eq!((sent.ingress.frames, got.egress.frames), (10, 10));
+        assert_eq!(sent.ingress.bytes, got.egress.bytes);
     }
-    let (sent, got) = (lan.port(1), lan.port(2));
-    assert_eq!((sent.ingress.frames, got.egress.frames), (10, 10));
-    assert_eq!(sent.ingress.bytes, got.egress.bytes);
 }
 
 #[test]
@@ -55,14 +57,69 @@ fn a_ring_of_every_legal_size_works_round_after_round() {
 }
 
 #[test]
+fn a_packed_ring_of_any_size_works_round_after_round() {
+    for (size, features) in [
+        (1, PACKED),
+        (5, PACKED),
+        (6, PACKED | IN_ORDER),
+        (256, PACKED),
+        (4096, PACKED),
+    ] {
+        let lan = Lan::new(2);
+        let connect = |number| {
+            let mut vm = Vm::over(UnixStream::connect(lan.socket(number)).unwrap(), size);
+            vm.start(features);
+            vm
+        };
+        let (mut a, mut b) = (connect(1), connect(2));
+        lan.wait_for_state(2, PortState::Up);
+        for round in 0..20 {
+            let len = 60 + round * 40;
+            b.offer_buffers(1, 2048);
+            a.send(&frame(1, 2, len));
+            assert_eq!(b.receive(), frame(1, 2, len), "ring of {size}");
+        }
+    }
+}
+
+#[test]
+fn one_used_descriptor_of_a_packed_ring_stands_for_all_of_a_burst_in_order() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (
+        lan.guest(1, PACKED | IN_ORDER),
+        lan.guest(2, PACKED | IN_ORDER),
+    );
+    b.offer_buffers(200, 2048);
+    for round in 0..20 {
+        for slot in 0..10u16 {
+            let (at, len) = a.place(
+                slot,
+                VirtioNetHeader::default(),
+                &frame(1, 2, 60 + usize::from(slot)),
+            );
+            a.write_descriptor(a.rings[TX].descriptors(), slot, at, len, 0, 0);
+            a.offer(TX, slot);
+        }
+        for slot in 0..10 {
+            let used = eventually("the frame is taken", || a.used(TX));
+            assert_eq!(used.0, slot, "round {round}");
+            assert_eq!(b.receive(), frame(1, 2, 60 + usize::from(slot)));
+        }
+        b.offer_buffers(10, 2048);
+    }
+}
+
+#[test]
 fn a_frame_that_needs_several_buffers_gets_them_and_says_so() {
-    let lan = Lan::with(2, Role::Server, 9000);
-    let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
-    b.offer_buffers(8, 1526);
-    a.send(&frame(1, 2, 5000));
-    let (_, count, bytes) = b.receive_with();
-    assert_eq!(count, 4);
-    assert_eq!(bytes, frame(1, 2, 5000));
+    for to in [PLAIN, PACKED, PACKED | IN_ORDER] {
+        let lan = Lan::with(2, Role::Server, 9000);
+        let (mut a, mut b) = (lan.guest(1, PLAIN), lan.guest(2, to));
+        b.offer_buffers(8, 1526);
+        a.send(&frame(1, 2, 5000));
+        let (_, count, bytes) = b.receive_with();
+        assert_eq!(count, 4);
+        assert_eq!(bytes, frame(1, 2, 5000));
+    }
 }
 
 #[test]
@@ -110,8 +167,14 @@ fn a_legacy_driver_has_a_header_of_ten_bytes() {
 
 #[test]
 fn a_chain_may_be_split_at_any_byte_direct_or_indirect() {
-    let lan = Lan::new(2);
-    let (mut a, mut b) = (lan.guest(1, PLAIN | INDIRECT_DESC), lan.guest(2, PLAIN));
+    for features in [PLAIN | INDIRECT_DESC, PACKED | INDIRECT_DESC] {
+        let lan = Lan::new(2);
+        let (a, b) = (lan.guest(1, features), lan.guest(2, PLAIN));
+        chains_split_at_any_byte(a, b);
+    }
+}
+
+fn chains_split_at_any_byte(mut a: Vm, mut b: Vm) {
     let table = a.rings[TX].descriptors();
     for split in [1, 9, 10, 11, 12, 13, 25, 26, 100, 139, 140, 141, 200] {
         for indirect in [false, true] {
@@ -344,6 +407,101 @@ fn a_stopped_ring_reports_where_it_stopped() {
 }
 
 #[test]
+fn a_packed_ring_reports_and_is_told_both_of_its_positions_and_goes_on_after_a_stop() {
+    let lan = Lan::new(2);
+    let (mut a, mut b) = (lan.guest(1, PACKED), lan.guest(2, PACKED));
+    b.offer_buffers(5, 2048);
+    for _ in 0..3 {
+        a.send(&frame(1, 2, 60));
+        b.receive();
+    }
+    let both = |(slot, wrap)| {
+        let position = u32::from(PackedState::bits((slot, wrap)));
+        position | position << 16
+    };
+    assert_eq!(a.frontend.get_vring_base(TX).unwrap(), both((3, true)));
+    assert_eq!(b.frontend.get_vring_base(RX).unwrap(), both((3, true)));
+    lan.wait_for_state(1, PortState::Connected);
+    a.start_ring(TX);
+    b.start_ring(RX);
+    a.send(&frame(1, 2, 61));
+    assert_eq!(b.receive(), frame(1, 2, 61));
+}
+
+/// Leaves a guest as a VMM does whose daemon is gone, and brings what is left of it up at another.
+fn resume(vm: Vm, socket: &Path) -> Vm {
+    let Vm {
+        memory,
+        rings,
+        frontend,
+        features,
+        ..
+    } = vm;
+    drop(frontend);
+    let mut vm = Vm::connect(socket);
+    vm.memory = memory;
+    vm.rings = rings;
+    vm.start(features);
+    vm
+}
+
+#[test]
+fn packed_rings_go_on_where_they_were_when_another_daemon_serves_them() {
+    for features in [PACKED, PACKED | IN_ORDER, PACKED | EVENT_IDX] {
+        let mut lan = Lan::new(2);
+        let (mut a, mut b) = (lan.guest(1, features), lan.guest(2, features));
+        b.offer_buffers(256, 2048);
+        // As many as do not come out even with the rings' rounds.
+        for daemon in 0..4 {
+            for _ in 0..150 {
+                a.send(&frame(1, 2, 60));
+                assert_eq!(b.receive(), frame(1, 2, 60));
+                b.offer_buffers(1, 2048);
+            }
+            // One more waits in the ring while nobody is there.
+            let next = Lan::new(2);
+            drop(std::mem::replace(&mut lan, next));
+            let head = a.rings[TX].available % a.rings[TX].size;
+            let (at, len) = a.place(head, VirtioNetHeader::default(), &frame(1, 2, 99));
+            a.write_descriptor(a.rings[TX].descriptors(), head, at, len, 0, 0);
+            a.offer(TX, head);
+            b = resume(b, &lan.socket(2));
+            lan.wait_for_state(2, PortState::Up);
+            a = resume(a, &lan.socket(1));
+            assert_eq!(b.receive(), frame(1, 2, 99), "daemon {daemon}");
+            eventually("the frame is taken", || a.used(TX));
+            b.offer_buffers(1, 2048);
+        }
+    }
+}
+
+#[test]
+fn packed_rings_that_make_no_sense_stop_their_own_port_only() {
+    let descriptor = |address, len, flags| {
+        move |vm: &mut Vm| {
+            vm.write_descriptor(vm.rings[TX].descriptors(), 0, address, len, flags, 0);
+            vm.offer(TX, 0);
+        }
+    };
+    let harm = |what, harm: &dyn Fn(&mut Vm)| survives(what, PACKED | INDIRECT_DESC, harm);
+    harm("a chain without end", &descriptor(0x50_0000, 100, NEXT));
+    harm(
+        "an address outside of memory",
+        &descriptor(0x4000_0000, 100, 0),
+    );
+    harm("an address that wraps", &descriptor(u64::MAX - 10, 100, 0));
+    harm("an empty buffer", &descriptor(0x50_0000, 0, 0));
+    harm(
+        "a buffer of the wrong direction",
+        &descriptor(0x50_0000, 100, WRITE),
+    );
+    harm(
+        "an indirect table of an odd length",
+        &descriptor(0x50_0000, 17, INDIRECT),
+    );
+}
+
+#[test]
 fn a_second_connection_waits_for_the_first_and_disturbs_nobody() {
     let lan = Lan::new(2);
     let (mut first, mut b) = (lan.guest(1, PLAIN), lan.guest(2, PLAIN));
@@ -389,10 +547,10 @@ fn the_vmm_may_listen_and_is_found_again() {
 
 /// Breaks guest 1 by `harm`; its port must stop with its rings, the others must not notice, and it must work again
 /// once its rings are set up anew.
-fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
+fn survives(what: &str, features: u64, harm: impl FnOnce(&mut Vm)) {
     let lan = Lan::new(3);
     let (mut a, mut b, mut c) = (
-        lan.guest(1, PLAIN | INDIRECT_DESC),
+        lan.guest(1, features),
         lan.guest(2, PLAIN),
         lan.guest(3, PLAIN),
     );
@@ -409,6 +567,7 @@ fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
             .write_slice(&zeros, a.rings[ring].descriptors())
             .unwrap();
         (a.rings[ring].available, a.rings[ring].seen) = (0, 0);
+        a.rings[ring].packed = PackedState::default();
     }
     a.start_ring(RX);
     a.start_ring(TX);
@@ -419,6 +578,7 @@ fn survives(what: &str, harm: impl FnOnce(&mut Vm)) {
 
 #[test]
 fn rings_that_make_no_sense_stop_their_own_port_only() {
+    let survives = |what: &str, harm: fn(&mut Vm)| survives(what, PLAIN | INDIRECT_DESC, harm);
     survives("an available index that jumps", |vm| {
         vm.rings[TX].available = 1000;
         vm.publish(TX);

@@ -1,4 +1,5 @@
-//! A virtual machine in miniature: guest memory, a driver for two split rings, and a frontend that speaks vhost-user.
+//! A virtual machine in miniature: guest memory, a driver for two rings, split or packed, and a frontend that speaks
+//! vhost-user.
 //!
 //! It drives a port of a real engine through a real socket, precisely enough to misbehave on purpose.
 #![allow(
@@ -8,6 +9,7 @@
     reason = "each test binary includes this as a module and uses its own part"
 )]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
@@ -45,8 +47,12 @@ pub const INDIRECT_DESC: u64 = 1 << 28;
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
+pub const RING_PACKED: u64 = 1 << 34;
+pub const IN_ORDER: u64 = 1 << 35;
 /// What a modern driver without offloads takes.
 pub const PLAIN: u64 = PROTOCOL_FEATURES | VERSION_1 | MRG_RXBUF;
+/// The same with packed rings.
+pub const PACKED: u64 = PLAIN | RING_PACKED;
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -204,6 +210,42 @@ pub struct Ring {
     pub available: u16,
     /// The next used entry to look at.
     pub seen: u16,
+    /// What more a driver of a packed ring keeps.
+    pub packed: PackedState,
+}
+
+/// A packed ring from the driver's side. Chains are laid out in a table of the driver's own, as if the ring were split, and
+/// written to the ring when they are offered.
+#[derive(Clone, Debug)]
+pub struct PackedState {
+    /// Where the next chain goes: a descriptor, and the wrap counter.
+    pub next: (u16, bool),
+    /// Where the next used descriptor will be.
+    pub used: (u16, bool),
+    /// The heads of the chains that were offered and not used, in order, and how many descriptors each takes.
+    pub offered: VecDeque<(u16, u16)>,
+    /// The heads of chains for which a used descriptor of another stood.
+    pub batched: VecDeque<u16>,
+}
+
+impl PackedState {
+    pub const START: (u16, bool) = (0, true);
+
+    /// A position as event suppression and frontends write it.
+    pub const fn bits((slot, wrap): (u16, bool)) -> u16 {
+        slot | (wrap as u16) << 15
+    }
+}
+
+impl Default for PackedState {
+    fn default() -> Self {
+        Self {
+            next: Self::START,
+            used: Self::START,
+            offered: VecDeque::new(),
+            batched: VecDeque::new(),
+        }
+    }
 }
 
 impl Ring {
@@ -216,6 +258,7 @@ impl Ring {
             call: event(),
             available: 0,
             seen: 0,
+            packed: PackedState::default(),
         }
     }
 
@@ -229,6 +272,30 @@ impl Ring {
 
     pub fn used_ring(&self) -> GuestAddress {
         GuestAddress(self.base + 0x6_0000)
+    }
+
+    /// Where a packed ring is.
+    pub fn packed_ring(&self) -> GuestAddress {
+        GuestAddress(self.base + 0x4_0000)
+    }
+
+    /// What the driver of a packed ring wants to hear of.
+    pub fn driver_event(&self) -> GuestAddress {
+        GuestAddress(self.base + 0x6_0000)
+    }
+
+    /// What the device wants to hear of.
+    pub fn device_event(&self) -> GuestAddress {
+        GuestAddress(self.base + 0x6_1000)
+    }
+
+    fn step(&self, (slot, wrap): (u16, bool), count: u16) -> (u16, bool) {
+        let slot = slot + count;
+        if slot < self.size {
+            (slot, wrap)
+        } else {
+            (slot - self.size, !wrap)
+        }
     }
 }
 
@@ -330,13 +397,19 @@ impl Vm {
 
     pub fn set_ring_addresses(&mut self, index: usize) {
         let ring = &self.rings[index];
+        let (descriptors, available, used) = if self.is_packed() {
+            let (driver, device) = (ring.driver_event(), ring.device_event());
+            (ring.packed_ring(), driver, device)
+        } else {
+            (ring.descriptors(), ring.available_ring(), ring.used_ring())
+        };
         let config = VringConfigData {
             queue_max_size: 32768,
             queue_size: ring.size,
             flags: 0,
-            desc_table_addr: self.user_address(ring.descriptors()),
-            used_ring_addr: self.user_address(ring.used_ring()),
-            avail_ring_addr: self.user_address(ring.available_ring()),
+            desc_table_addr: self.user_address(descriptors),
+            used_ring_addr: self.user_address(used),
+            avail_ring_addr: self.user_address(available),
             log_addr: None,
         };
         self.frontend.set_vring_addr(index, &config).unwrap();
@@ -345,15 +418,23 @@ impl Vm {
     pub fn start_ring_without_enabling(&mut self, index: usize) {
         self.set_ring_size(index);
         self.set_ring_addresses(index);
-        self.frontend
-            .set_vring_base(index, self.rings[index].seen)
-            .unwrap();
+        // Of a packed ring a VMM knows only where it began, until its backend says more.
+        let base = if self.is_packed() {
+            PackedState::bits(PackedState::START)
+        } else {
+            self.rings[index].seen
+        };
+        self.frontend.set_vring_base(index, base).unwrap();
         self.frontend
             .set_vring_call(index, &self.rings[index].call)
             .unwrap();
         self.frontend
             .set_vring_kick(index, &self.rings[index].kick)
             .unwrap();
+    }
+
+    pub const fn is_packed(&self) -> bool {
+        self.features & RING_PACKED != 0
     }
 
     pub fn write<T: vm_memory::ByteValued>(&self, value: T, at: GuestAddress, offset: u64) {
@@ -384,6 +465,12 @@ impl Vm {
 
     /// Makes the chain that begins at `head` available, and kicks.
     pub fn offer(&mut self, ring: usize, head: u16) {
+        if self.is_packed() {
+            self.offer_packed(ring, head);
+            self.rings[ring].available = self.rings[ring].available.wrapping_add(1);
+            self.rings[ring].kick.write(1).unwrap();
+            return;
+        }
         let (available_ring, index, size) = {
             let ring = &self.rings[ring];
             (ring.available_ring(), ring.available, ring.size)
@@ -391,6 +478,97 @@ impl Vm {
         self.write(head, available_ring, 4 + u64::from(index % size) * 2);
         self.rings[ring].available = index.wrapping_add(1);
         self.publish(ring);
+    }
+
+    /// Writes the chain that begins at `head` into a packed ring; its first descriptor makes all of it available.
+    fn offer_packed(&mut self, index: usize, head: u16) {
+        let ring = &self.rings[index];
+        let (table, size) = (ring.descriptors(), ring.size);
+        let begin = ring.packed.next;
+        let (mut at, mut chain, mut count) = (begin, head, 0);
+        let mut first = 0;
+        loop {
+            let from = u64::from(chain) * 16;
+            let (address, len): (u64, u32) = (self.read(table, from), self.read(table, from + 8));
+            let (flags, next): (u16, u16) =
+                (self.read(table, from + 12), self.read(table, from + 14));
+            if flags & INDIRECT != 0 {
+                self.pack_table(address, len);
+            }
+            let word = u64::from(len) | u64::from(head) << 32;
+            let owner = if at.1 { 1 << 7 } else { 1 << 15 };
+            let word = word | u64::from(flags | owner) << 48;
+            let to = u64::from(at.0) * 16;
+            self.write(address, ring.packed_ring(), to);
+            if count == 0 {
+                first = word;
+            } else {
+                self.write(word, ring.packed_ring(), to + 8);
+            }
+            count += 1;
+            at = ring.step(at, 1);
+            if flags & NEXT == 0 || count == size {
+                break;
+            }
+            chain = next;
+        }
+        let to = GuestAddress(ring.packed_ring().0 + u64::from(begin.0) * 16 + 8);
+        self.memory
+            .store(first, to, std::sync::atomic::Ordering::Release)
+            .unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let packed = &mut self.rings[index].packed;
+        packed.next = at;
+        packed.offered.push_back((head, count));
+    }
+
+    /// Makes a table of descriptors what it is in packed rings: their last field holds the flags.
+    fn pack_table(&self, address: u64, len: u32) {
+        for entry in 0..u64::from(len / 16) {
+            let at = entry * 16;
+            let flags: u16 = self.read(GuestAddress(address), at + 12);
+            self.write(flags, GuestAddress(address), at + 14);
+        }
+    }
+
+    /// Takes the next used descriptor of a packed ring. With `IN_ORDER` it may stand for several chains.
+    fn used_packed(&mut self, index: usize) -> Option<(u16, u32)> {
+        if let Some(head) = self.rings[index].packed.batched.pop_front() {
+            return Some((head, 0));
+        }
+        let ring = &self.rings[index];
+        let at = ring.packed.used;
+        let word_at = GuestAddress(ring.packed_ring().0 + u64::from(at.0) * 16 + 8);
+        let word: u64 = self
+            .memory
+            .load(word_at, std::sync::atomic::Ordering::Acquire)
+            .unwrap();
+        let bytes = word.to_le_bytes();
+        let flags = u16::from_le_bytes([bytes[6], bytes[7]]);
+        let used = if at.1 { 1 << 7 | 1 << 15 } else { 0 };
+        if flags & (1 << 7 | 1 << 15) != used {
+            return None;
+        }
+        let id = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let len = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let in_order = self.features & IN_ORDER != 0;
+        let ring = &mut self.rings[index];
+        ring.seen = ring.seen.wrapping_add(1);
+        loop {
+            let (head, count) = ring
+                .packed
+                .offered
+                .pop_front()
+                .expect("only what was offered is used");
+            ring.packed.used = ring.step(ring.packed.used, count);
+            if head == id {
+                ring.packed.batched.push_back(head);
+                let first = ring.packed.batched.pop_front().expect("it is one at least");
+                return Some((first, len));
+            }
+            assert!(in_order, "{head} was offered before {id}");
+            ring.packed.batched.push_back(head);
+        }
     }
 
     pub fn publish(&mut self, ring: usize) {
@@ -455,6 +633,9 @@ impl Vm {
 
     /// Takes the next used entry: the chain's head and the bytes written.
     pub fn used(&mut self, ring: usize) -> Option<(u16, u32)> {
+        if self.is_packed() {
+            return self.used_packed(ring);
+        }
         let (seen, size, used_ring) = (
             self.rings[ring].seen,
             self.rings[ring].size,

@@ -10,7 +10,9 @@
 //! * remembers `SET_VRING_ENABLE` where it comes before `SET_FEATURES`, as QEMU sends it, and says it again afterwards;
 //!   the framework would end the session;
 //! * answers `SEND_RARP` and `NET_SET_MTU`, which the framework does not know, and offers their features;
-//! * keeps the configuration space from QEMU, which has its own and would warn about ours.
+//! * keeps the configuration space from QEMU, which has its own and would warn about ours;
+//! * says of a packed ring both where it takes and where it uses the next descriptor, which is the same place; the
+//!   framework knows of one number only.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserDaemon;
+use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::Spec;
@@ -194,6 +197,15 @@ impl Connection {
                 offered &= !VhostUserProtocolFeatures::CONFIG.bits();
             }
             message.payload = offered.to_ne_bytes().to_vec();
+        }
+        if message.code == FrontendReq::GET_VRING_BASE as u32
+            && self
+                .features
+                .is_some_and(|features| features & 1 << VIRTIO_F_RING_PACKED != 0)
+            && let (Some(index), Some(base)) = (message.u32_at(0), message.u32_at(4))
+        {
+            let both = base & 0xffff | base << 16;
+            message.payload = [index.to_ne_bytes(), both.to_ne_bytes()].concat();
         }
         self.reply(&message)
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::Memory;
-use super::virtq::Layout;
+use super::ring::Layout;
 use crate::wire::ethernet::MacAddr;
 
 /// Index of the queue that the guest receives from.
@@ -38,7 +38,7 @@ pub(super) struct RingPlan {
     pub(super) kick: Arc<OwnedFd>,
     /// By what we notify the driver, if it wants that at all.
     pub(super) call: Option<Arc<OwnedFd>>,
-    /// Where the worker leaves the index at which it stopped.
+    /// Where the worker finds the index that the frontend said, and leaves the one at which it stopped.
     pub(super) stopped_at: Arc<AtomicU16>,
 }
 

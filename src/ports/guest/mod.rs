@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! The control protocol runs on threads of the port (`door`, `session`); what it wants attached reaches the worker
-//! through the `link`. The worker walks the rings (`virtq`): the guest's transmit queue is read in bursts whose
+//! through the `link`. The worker walks the rings (`virtq`, `packed`): the guest's transmit queue is read in bursts whose
 //! heads are copied and whose bodies stay in guest memory until they are released; the receive queue is written with
 //! one copy of each frame. A ring that makes no sense stops the port's rings until the frontend sets them up anew.
 //!
@@ -41,26 +41,27 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
 };
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use self::attached::AttachedRing;
 use self::bell::Bell;
 use self::door::Door;
 use self::entrance::Entrance;
 use self::link::{Attachment, Link, RECEIVEQ, RingPlan, TRANSMITQ};
 use self::memory::Memory;
-use self::virtq::{Direction, RingFault, SplitRing};
+use self::ring::{Direction, RingFault};
 use crate::net::drops::{DropReason, Drops};
 use crate::net::offload::Capabilities;
 use crate::net::outbox::Egress;
 use crate::ports::burst::Burst;
-use crate::ports::egress::{Scratch, send_batch};
+use crate::ports::egress::Scratch;
 use crate::ports::sigbus;
 use crate::ports::{OpenError, Port, PortFault, PortState, PortStatus, Sent, Watcher};
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::virtio_net::{HEADER_LEN, MERGEABLE_HEADER_LEN, VirtioNetHeader};
 
+mod attached;
 mod bell;
 mod connection;
 mod door;
@@ -68,9 +69,12 @@ mod entrance;
 mod link;
 mod memory;
 mod message;
+mod packed;
 mod peer;
+mod position;
 mod queues;
 mod regions;
+mod ring;
 mod session;
 mod virtq;
 
@@ -105,7 +109,7 @@ pub struct Spec {
 /// A ring that the worker serves, and for whom.
 #[derive(Debug)]
 struct Queue {
-    ring: SplitRing,
+    ring: AttachedRing,
     connection: u64,
     plan: RingPlan,
 }
@@ -275,18 +279,19 @@ impl Guest {
         }
         if let Some(queue) = &mut self.queues[index]
             && (queue.connection, queue.plan.epoch) == (connection, plan.epoch)
-            && Arc::ptr_eq(queue.ring.memory(), memory)
+            && queue.ring.fits(features)
+            && Arc::ptr_eq(queue.ring.any().memory(), memory)
             && Arc::ptr_eq(&queue.plan.kick, &plan.kick)
         {
             let moved = match (&queue.plan.call, &plan.call) {
                 (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
                 (old, _) => old.is_none(),
             };
-            queue.ring.set_call(plan.call.clone());
+            queue.ring.any_mut().set_call(plan.call.clone());
             queue.plan = plan.clone();
             if moved {
                 // What was used while the interrupt was nowhere, or elsewhere, was not heard of.
-                queue.ring.notify();
+                queue.ring.any().notify();
             }
             return Ok(());
         }
@@ -296,13 +301,13 @@ impl Guest {
         } else {
             Direction::FromGuest
         };
-        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let ring = SplitRing::attach(Arc::clone(memory), plan.layout, direction, event_idx);
+        let base = plan.stopped_at.load(Ordering::Acquire);
+        let ring = AttachedRing::attach(Arc::clone(memory), plan.layout, direction, features, base);
         let mut ring = ring.map_err(|fault| {
             self.broken[index] = Some(identity);
             ring_fault(index, fault)
         })?;
-        ring.set_call(plan.call.clone());
+        ring.any_mut().set_call(plan.call.clone());
         if index == TRANSMITQ
             && let Some(watcher) = self.watcher
         {
@@ -313,12 +318,12 @@ impl Guest {
             })?;
         }
         // A driver that was waiting when another backend died waits for this one.
-        ring.notify();
+        ring.any().notify();
         tracing::debug!(
             port = self.name,
             queue = queue_name(index),
-            size = ring.layout().size,
-            at = ring.next(),
+            size = ring.any().layout().size,
+            at = ring.any().position(),
             "a ring was attached"
         );
         self.queues[index] = Some(Queue {
@@ -337,7 +342,7 @@ impl Guest {
         queue
             .plan
             .stopped_at
-            .store(queue.ring.next(), Ordering::Release);
+            .store(queue.ring.any().position(), Ordering::Release);
         if index == TRANSMITQ
             && let Some(watcher) = self.watcher
         {
@@ -363,7 +368,7 @@ impl Guest {
         for index in [RECEIVEQ, TRANSMITQ] {
             if self.queues[index]
                 .as_ref()
-                .is_some_and(|queue| queue.ring.memory().has_vanished())
+                .is_some_and(|queue| queue.ring.any().memory().has_vanished())
             {
                 result = Err(self.fail(index, RingFault::Vanished));
             }
@@ -378,7 +383,7 @@ impl Guest {
             self.broken[index] = Some(Identity {
                 connection: queue.connection,
                 epoch: queue.plan.epoch,
-                memory: Arc::downgrade(queue.ring.memory()),
+                memory: Arc::downgrade(queue.ring.any().memory()),
             });
         }
         self.detach(index);
@@ -420,8 +425,9 @@ impl Port for Guest {
             return Ok(());
         };
         let received =
-            self.ingress
-                .receive(&mut queue.ring, self.negotiated.header_len, burst, drops);
+            queue
+                .ring
+                .receive(&mut self.ingress, self.negotiated.header_len, burst, drops);
         received.map_err(|fault| {
             burst.clear();
             self.ingress.forget();
@@ -432,7 +438,7 @@ impl Port for Guest {
     fn release(&mut self, burst: &mut Burst) {
         burst.clear();
         if let Some(queue) = &mut self.queues[TRANSMITQ] {
-            self.ingress.release(&mut queue.ring);
+            queue.ring.release(&mut self.ingress);
         }
     }
 
@@ -451,17 +457,15 @@ impl Port for Guest {
             drops.count_many(DropReason::PortDown, batch.len() as u64);
             return Ok(Sent::default());
         };
-        let mut sink = match self
-            .egress
-            .open(&mut queue.ring, self.negotiated, batch.len())
-        {
-            Ok(sink) => sink,
-            Err(fault) => return Err(self.fail(RECEIVEQ, fault)),
-        };
-        let sent = send_batch(&mut sink, burst, batch, &mut self.scratch, drops);
-        if let Err(fault) = sink.close() {
-            return Err(self.fail(RECEIVEQ, fault));
-        }
+        let sent = queue.ring.transmit(
+            &mut self.egress,
+            self.negotiated,
+            burst,
+            batch,
+            &mut self.scratch,
+            drops,
+        );
+        let sent = sent.map_err(|fault| self.fail(RECEIVEQ, fault))?;
         // Nobody may look here again soon, if this very batch met memory that is gone.
         self.check_memory()?;
         Ok(sent)
@@ -470,7 +474,7 @@ impl Port for Guest {
     fn arm(&mut self) -> bool {
         let more = match &mut self.queues[TRANSMITQ] {
             // A fault is reported by the next receive.
-            Some(queue) => queue.ring.arm().unwrap_or(true),
+            Some(queue) => queue.ring.any_mut().arm().unwrap_or(true),
             None => false,
         };
         more || self.vanished != sigbus::vanished_count() || self.link.generation() != self.seen
@@ -478,7 +482,7 @@ impl Port for Guest {
 
     fn disarm(&mut self) {
         if let Some(queue) = &mut self.queues[TRANSMITQ] {
-            queue.ring.disarm();
+            queue.ring.any_mut().disarm();
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ptr;
 
 use super::Negotiated;
-use super::virtq::{Buffer, RingFault, Single, SplitRing};
+use super::ring::{Buffer, RingFault, Single, Token, Virtqueue};
 use crate::net::drops::{DropReason, Drops};
 use crate::net::frame::HEAD_CAPACITY;
 use crate::net::offload::Capabilities;
@@ -67,8 +67,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 #[derive(Debug, Default)]
 pub(super) struct Ingress {
     singles: Vec<Option<Single>>,
-    /// The heads of the buffers that a burst still uses, in order.
-    taken: Vec<u16>,
+    /// The buffers that a burst still uses, in order.
+    taken: Vec<Token>,
     buffers: Vec<Buffer>,
 }
 
@@ -77,14 +77,15 @@ impl Ingress {
     #[inline]
     pub(super) fn receive(
         &mut self,
-        ring: &mut SplitRing,
+        ring: &mut impl Virtqueue,
         header_len: usize,
         burst: &mut Burst,
         drops: &mut Drops,
     ) -> Result<(), RingFault> {
         debug_assert!(self.taken.is_empty());
         #[expect(clippy::cast_possible_truncation, reason = "at most 32")]
-        let count = ring.available()?.min(burst.room().min(VISIT) as u16);
+        let wanted = burst.room().min(VISIT) as u16;
+        let count = ring.look(wanted)?.min(wanted);
         self.singles.clear();
         for offset in 0..count {
             let single = ring.single(offset)?;
@@ -99,15 +100,15 @@ impl Ingress {
             match self.singles[usize::from(taken)] {
                 Some(single) if single.buffer.len >= header_len => {
                     bytes += single.buffer.len;
-                    self.taken.push(single.id);
+                    self.taken.push(single.token);
                     read_single(single.buffer, header_len, burst, drops);
                 }
                 _ => {
                     self.buffers.clear();
-                    let id = ring.chain(taken, &mut self.buffers)?;
+                    let token = ring.chain(taken, &mut self.buffers)?;
                     pieces += self.buffers.len();
                     bytes += self.buffers.iter().map(|buffer| buffer.len).sum::<usize>();
-                    self.taken.push(id);
+                    self.taken.push(token);
                     read_chain(&self.buffers, header_len, burst, drops);
                 }
             }
@@ -119,9 +120,9 @@ impl Ingress {
 
     /// Gives the buffers of the burst back to the guest.
     #[inline]
-    pub(super) fn release(&mut self, ring: &mut SplitRing) {
-        for id in self.taken.drain(..) {
-            ring.complete(id, 0);
+    pub(super) fn release(&mut self, ring: &mut impl Virtqueue) {
+        for token in self.taken.drain(..) {
+            ring.complete(token, 0);
         }
         ring.publish();
     }
@@ -214,7 +215,7 @@ fn finish_head(burst: &mut Burst, header: &[u8; HEADER_LEN], len: usize) {
 pub(super) struct Egress {
     singles: Vec<Option<Single>>,
     buffers: Vec<Buffer>,
-    chains: Vec<(u16, usize)>,
+    chains: Vec<(Token, usize)>,
     /// Where in them the bytes of a socket go.
     room: Pieces,
 }
@@ -222,20 +223,16 @@ pub(super) struct Egress {
 impl Egress {
     /// Starts to write a batch of `frames` frames.
     #[inline]
-    pub(super) fn open<'a>(
+    pub(super) fn open<'a, R: Virtqueue>(
         &'a mut self,
-        ring: &'a mut SplitRing,
+        ring: &'a mut R,
         negotiated: Negotiated,
         frames: usize,
-    ) -> Result<ReceiveSink<'a>, RingFault> {
-        let available = ring.available()?;
+    ) -> Result<ReceiveSink<'a, R>, RingFault> {
+        let wanted = u16::try_from(frames).unwrap_or(u16::MAX);
+        let available = ring.look(wanted)?;
         self.singles.clear();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "no more than are available"
-        )]
-        let ahead = frames.min(usize::from(available)) as u16;
-        for offset in 0..ahead {
+        for offset in 0..wanted.min(available) {
             let single = ring.single(offset)?;
             if let Some(single) = &single {
                 prefetch_write(single.buffer.host);
@@ -257,10 +254,11 @@ impl Egress {
 
 /// A receive queue while a batch is written to it.
 #[derive(Debug)]
-pub(super) struct ReceiveSink<'a> {
+pub(super) struct ReceiveSink<'a, R> {
     work: &'a mut Egress,
-    ring: &'a mut SplitRing,
+    ring: &'a mut R,
     negotiated: Negotiated,
+    /// How many buffers are known to be available, those taken among them.
     available: u16,
     taken: u16,
     /// How many pieces of memory were looked at in chains.
@@ -268,7 +266,7 @@ pub(super) struct ReceiveSink<'a> {
     fault: Option<RingFault>,
 }
 
-impl ReceiveSink<'_> {
+impl<R: Virtqueue> ReceiveSink<'_, R> {
     /// Publishes what was written.
     #[inline]
     pub(super) fn close(self) -> Result<(), RingFault> {
@@ -277,18 +275,33 @@ impl ReceiveSink<'_> {
         self.fault.map_or(Ok(()), Err)
     }
 
+    /// Whether there is a buffer `offset` after the next. The driver may have added some since the batch began.
+    #[inline]
+    fn has(&mut self, offset: u16) -> bool {
+        offset < self.available || self.look_again(offset)
+    }
+
+    #[cold]
+    fn look_again(&mut self, offset: u16) -> bool {
+        match self.ring.look(offset.saturating_add(1)) {
+            Ok(available) => self.available = available,
+            Err(fault) => self.fault = Some(fault),
+        }
+        offset < self.available
+    }
+
     /// Finds as many buffers as a frame of `total` bytes needs, and the driver allows; they are not taken yet.
     fn collect(&mut self, total: usize) -> Result<(), DropReason> {
-        let work = &mut *self.work;
-        work.buffers.clear();
-        work.chains.clear();
+        self.work.buffers.clear();
+        self.work.chains.clear();
         let (mut capacity, mut count) = (0, 0);
         while capacity < total {
-            if self.taken + count >= self.available || self.pieces >= VISIT_PIECES {
+            if self.pieces >= VISIT_PIECES || !self.has(self.taken + count) {
                 return Err(DropReason::NoBuffer);
             }
+            let work = &mut *self.work;
             let begun = work.buffers.len();
-            let id = self
+            let token = self
                 .ring
                 .chain(self.taken + count, &mut work.buffers)
                 .map_err(|fault| {
@@ -301,7 +314,7 @@ impl ReceiveSink<'_> {
                 self.fault = Some(RingFault::Short);
                 return Err(DropReason::NoBuffer);
             }
-            work.chains.push((id, len));
+            work.chains.push((token, len));
             capacity += len;
             count += 1;
             if !self.negotiated.mergeable && capacity < total {
@@ -331,11 +344,11 @@ impl ReceiveSink<'_> {
     /// Gives the buffers that were found to the driver, with a frame of `total` bytes in them.
     fn complete(&mut self, total: usize) {
         let mut left = total;
-        for (id, len) in &self.work.chains {
+        for (token, len) in &self.work.chains {
             let used = left.min(*len);
             left -= used;
             #[expect(clippy::cast_possible_truncation, reason = "no longer than a frame")]
-            self.ring.complete(*id, used as u32);
+            self.ring.complete(*token, used as u32);
             self.taken += 1;
         }
     }
@@ -355,27 +368,17 @@ impl ReceiveSink<'_> {
         Ok(())
     }
 
-    /// Looks whether the driver has added buffers since the batch began, where none is left.
+    /// Tells whether there is a buffer for the next frame.
     #[inline]
     fn refill(&mut self) -> Result<(), DropReason> {
-        if self.fault.is_some() {
+        if self.fault.is_some() || !self.has(self.taken) {
             return Err(DropReason::NoBuffer);
-        }
-        if self.taken == self.available {
-            match self.ring.available() {
-                Ok(available) if available > self.taken => self.available = available,
-                Ok(_) => return Err(DropReason::NoBuffer),
-                Err(fault) => {
-                    self.fault = Some(fault);
-                    return Err(DropReason::NoBuffer);
-                }
-            }
         }
         Ok(())
     }
 }
 
-impl Sink for ReceiveSink<'_> {
+impl<R: Virtqueue> Sink for ReceiveSink<'_, R> {
     fn capabilities(&self) -> Capabilities {
         self.negotiated.capabilities
     }
@@ -397,7 +400,8 @@ impl Sink for ReceiveSink<'_> {
             .get(usize::from(self.taken))
             .copied()
             .flatten();
-        let Some(Single { id, buffer }) = single.filter(|single| single.buffer.len >= total) else {
+        let Some(Single { token, buffer }) = single.filter(|single| single.buffer.len >= total)
+        else {
             return self.put_chained(header, head, body, total);
         };
         let header = header.emit(1);
@@ -413,7 +417,7 @@ impl Sink for ReceiveSink<'_> {
             at = at.wrapping_add(segment.len());
         }
         #[expect(clippy::cast_possible_truncation, reason = "no longer than a frame")]
-        self.ring.complete(id, total as u32);
+        self.ring.complete(token, total as u32);
         self.taken += 1;
         Ok(())
     }
@@ -499,7 +503,8 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     use super::super::memory::Memory;
-    use super::super::virtq::{Direction, Layout};
+    use super::super::ring::{Direction, Layout};
+    use super::super::virtq::SplitRing;
     use super::*;
     use crate::ports::unread;
 

@@ -15,7 +15,7 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost_user_backend::{
     VhostUserBackend, VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT,
 };
-use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
     VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
@@ -29,7 +29,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::link::{Attachment, Link, RingPlan};
 use super::memory::Memory;
-use super::virtq::Layout;
+use super::ring::Layout;
 use crate::wire::ethernet::MacAddr;
 
 /// The largest ring.
@@ -42,7 +42,7 @@ const fn bit(feature: u32) -> u64 {
 }
 
 /// The negotiated features worth showing, with their names.
-pub(super) const FEATURE_NAMES: [(u32, &str); 14] = [
+pub(super) const FEATURE_NAMES: [(u32, &str); 15] = [
     (VIRTIO_NET_F_CSUM, "csum"),
     (VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
     (VIRTIO_NET_F_MTU, "mtu"),
@@ -57,6 +57,7 @@ pub(super) const FEATURE_NAMES: [(u32, &str); 14] = [
     (VIRTIO_RING_F_INDIRECT_DESC, "indirect_desc"),
     (VIRTIO_RING_F_EVENT_IDX, "event_idx"),
     (VIRTIO_F_IN_ORDER, "in_order"),
+    (VIRTIO_F_RING_PACKED, "ring_packed"),
 ];
 
 /// What every guest is offered. The control queue is the VMM's: it is offered because cloud-hypervisor shows its own
@@ -78,6 +79,7 @@ const OFFERED: u64 = bit(VIRTIO_NET_F_CSUM)
     | bit(VIRTIO_RING_F_EVENT_IDX)
     | bit(VIRTIO_F_VERSION_1)
     | bit(VIRTIO_F_IN_ORDER)
+    | bit(VIRTIO_F_RING_PACKED)
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 type Guard<'a> = MutexGuard<'a, State>;
@@ -92,7 +94,7 @@ struct RingState {
     kick: Option<Arc<OwnedFd>>,
     call: Option<Arc<OwnedFd>>,
     epoch: u64,
-    /// Where the worker leaves its index; `None` before the ring has run.
+    /// Where the worker finds and leaves its index; `None` before the ring has run.
     stopped_at: Option<Arc<AtomicU16>>,
 }
 
@@ -387,7 +389,10 @@ impl VringT<Mappings> for Ring {
     }
 
     fn set_queue_size(&self, size: u16) {
-        self.inner.set_queue_size(size);
+        // Packed rings may have any size, of which the framework would complain.
+        if size.is_power_of_two() {
+            self.inner.set_queue_size(size);
+        }
         self.session
             .change_ring(self.index, |ring| ring.layout.size = size);
     }

@@ -6,100 +6,19 @@
 //! once a burst, each descriptor once, used entries are written as they come and published by one store of the used
 //! index, and the driver is notified once, as it asked: by the event index, or by its flag.
 //!
-//! Everything read here was written by a guest. An index that runs ahead, a descriptor that does not exist, a chain
-//! that loops or points outside the guest's memory is a [`RingFault`]: the port stops, and nobody else notices.
-//! Buffers are always completed in the order in which they were made available (`VIRTIO_F_IN_ORDER`).
+//! An index that runs ahead, a descriptor that does not exist, a chain that loops or points outside the guest's memory
+//! is a [`RingFault`].
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use super::memory::{Hint, Memory};
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-const DESCRIPTOR_LEN: usize = 16;
-/// Longest chain that is walked: far more than any driver uses for a frame, and little work to refuse.
-const MAX_CHAIN: usize = 1024;
-
-/// What is wrong with a ring.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum RingFault {
-    #[error("its size {0} is not a power of two from 1 to 32768")]
-    Size(u16),
-    #[error("its {0} is not aligned, or not in the guest's memory")]
-    Part(&'static str),
-    #[error("the available index is {0} ahead of a ring of {1}")]
-    Ahead(u16, u16),
-    #[error("descriptor {0} does not exist")]
-    Descriptor(u16),
-    #[error("a chain does not end, or has more than {MAX_CHAIN} descriptors")]
-    Endless,
-    #[error("a buffer is empty")]
-    Empty,
-    #[error("a receive buffer is shorter than a frame's header")]
-    Short,
-    #[error("its memory was taken away")]
-    Vanished,
-    #[error("a buffer is not in the guest's memory")]
-    Address,
-    #[error("an indirect table is malformed")]
-    Indirect,
-    #[error("a buffer has the wrong direction")]
-    Direction,
-}
-
-/// Where a ring is, as the frontend said.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Layout {
-    /// Number of descriptors.
-    pub(super) size: u16,
-    /// Guest address of the descriptor table.
-    pub(super) descriptors: u64,
-    /// Guest address of the available ring.
-    pub(super) available: u64,
-    /// Guest address of the used ring.
-    pub(super) used: u64,
-}
-
-/// A descriptor, read once.
-#[derive(Clone, Copy, Debug)]
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-/// A piece of memory that the driver made available.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Buffer {
-    pub(super) host: *mut u8,
-    pub(super) len: usize,
-}
-
-// JUSTIFICATION: lists of buffers are kept from burst to burst; raw pointers alone make them not Send.
-// SAFETY: the pointer leads into a guest's memory, which belongs to no thread.
-#[expect(unsafe_code, reason = "the pointer leads into shared memory")]
-unsafe impl Send for Buffer {}
-
-/// A buffer that consists of one descriptor in one piece of memory, the common case.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Single {
-    pub(super) id: u16,
-    pub(super) buffer: Buffer,
-}
-
-/// Which way the buffers of a queue go.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Direction {
-    /// The device reads: the guest's transmit queue.
-    FromGuest,
-    /// The device writes: the guest's receive queue.
-    ToGuest,
-}
+use super::ring::{
+    Buffer, DESCRIPTOR_LEN, Descriptor, Direction, INDIRECT, Layout, MAX_CHAIN, NEXT, RingFault,
+    Single, Token, Virtqueue, WRITE, find_part, find_table, notify, push_buffer, read_descriptor,
+};
 
 /// One attached ring.
 #[derive(Debug)]
@@ -143,16 +62,7 @@ impl SplitRing {
         if !layout.size.is_power_of_two() || size > 32_768 {
             return Err(RingFault::Size(layout.size));
         }
-        let mut hint = Hint::default();
-        let mut part = |name, address: u64, align: u64, len: usize| {
-            let host = memory.find_whole(address, len, &mut hint).filter(|host| {
-                address.is_multiple_of(align)
-                    && host
-                        .addr()
-                        .is_multiple_of(usize::try_from(align).unwrap_or(16))
-            });
-            host.ok_or(RingFault::Part(name))
-        };
+        let part = |name, address, align, len| find_part(&memory, name, address, align, len);
         let descriptors = part(
             "descriptor table",
             layout.descriptors,
@@ -173,7 +83,7 @@ impl SplitRing {
             published: 0,
             pending: 0,
             call: None,
-            hint,
+            hint: Hint::default(),
         };
         // Buffers complete in order, so what was used is also what was taken; a base that the frontend remembers
         // may be ahead of it by buffers that were in flight when a backend died.
@@ -182,26 +92,6 @@ impl SplitRing {
         // The worker looks by itself until it arms the ring.
         ring.disarm();
         Ok(ring)
-    }
-
-    /// The layout it was attached with.
-    pub(super) const fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    /// The memory it was attached with.
-    pub(super) const fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-
-    /// Sets the descriptor by which the driver is notified.
-    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
-        self.call = call;
-    }
-
-    /// The index at which the ring goes on, as GET_VRING_BASE reports it.
-    pub(super) const fn next(&self) -> u16 {
-        self.next
     }
 
     /// A 16-bit field of a ring's part.
@@ -223,7 +113,7 @@ impl SplitRing {
     ///
     /// There are more than the ring has room for.
     #[inline]
-    pub(super) fn available(&self) -> Result<u16, RingFault> {
+    fn available(&self) -> Result<u16, RingFault> {
         let index = self.index(self.available, 2).load(Ordering::Acquire);
         let ahead = index.wrapping_sub(self.next);
         if ahead > self.layout.size {
@@ -256,79 +146,8 @@ impl SplitRing {
         unsafe { read_descriptor(at) }
     }
 
-    /// Looks at the available buffer `offset` after the next, if it is one descriptor in one piece of memory.
-    ///
-    /// # Errors
-    ///
-    /// The buffer's head does not exist.
-    #[inline]
-    pub(super) fn single(&mut self, offset: u16) -> Result<Option<Single>, RingFault> {
-        let id = self.head(offset)?;
-        let descriptor = self.descriptor(id);
-        let plain = match self.direction {
-            Direction::FromGuest => 0,
-            Direction::ToGuest => WRITE,
-        };
-        if descriptor.flags & (NEXT | INDIRECT | WRITE) != plain || descriptor.len == 0 {
-            return Ok(None);
-        }
-        let len = descriptor.len as usize;
-        let host = self
-            .memory
-            .find_whole(descriptor.address, len, &mut self.hint);
-        Ok(host.map(|host| Single {
-            id,
-            buffer: Buffer { host, len },
-        }))
-    }
-
-    /// Walks the chain of the available buffer `offset` after the next, adds its pieces to `buffers`, and returns
-    /// its head.
-    ///
-    /// # Errors
-    ///
-    /// The chain makes no sense.
-    pub(super) fn chain(
-        &mut self,
-        offset: u16,
-        buffers: &mut Vec<Buffer>,
-    ) -> Result<u16, RingFault> {
-        let id = self.head(offset)?;
-        let mut index = id;
-        for _ in 0..MAX_CHAIN {
-            let descriptor = self.descriptor(index);
-            if descriptor.flags & INDIRECT != 0 {
-                if descriptor.flags & NEXT != 0 {
-                    return Err(RingFault::Indirect);
-                }
-                self.indirect(descriptor, buffers)?;
-                return Ok(id);
-            }
-            self.push_buffer(descriptor, buffers)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(id);
-            }
-            if descriptor.next >= self.layout.size {
-                return Err(RingFault::Descriptor(descriptor.next));
-            }
-            index = descriptor.next;
-        }
-        Err(RingFault::Endless)
-    }
-
     fn indirect(&mut self, table: Descriptor, buffers: &mut Vec<Buffer>) -> Result<(), RingFault> {
-        let len = table.len as usize;
-        let count = len / DESCRIPTOR_LEN;
-        if count == 0 || !len.is_multiple_of(DESCRIPTOR_LEN) || count > 65_536 {
-            return Err(RingFault::Indirect);
-        }
-        let base = self
-            .memory
-            .find_whole(table.address, len, &mut self.hint)
-            .ok_or(RingFault::Indirect)?;
-        if !base.addr().is_multiple_of(8) {
-            return Err(RingFault::Indirect);
-        }
+        let (base, count) = find_table(&self.memory, &mut self.hint, table)?;
         let mut index = 0;
         for _ in 0..MAX_CHAIN.min(count) {
             // SAFETY: `index` is less than `count`, and the whole table was found in guest memory.
@@ -355,48 +174,135 @@ impl SplitRing {
         descriptor: Descriptor,
         buffers: &mut Vec<Buffer>,
     ) -> Result<(), RingFault> {
-        let writable = descriptor.flags & WRITE != 0;
-        if writable != (self.direction == Direction::ToGuest) {
-            return Err(RingFault::Direction);
-        }
-        let (mut address, mut left) = (descriptor.address, descriptor.len as usize);
-        if left == 0 {
-            return Err(RingFault::Empty);
-        }
-        while left > 0 {
-            let (host, len) = self
-                .memory
-                .find(address, left, &mut self.hint)
-                .ok_or(RingFault::Address)?;
-            buffers.push(Buffer { host, len });
-            address = address.checked_add(len as u64).ok_or(RingFault::Address)?;
-            left -= len;
-        }
-        Ok(())
+        push_buffer(
+            &self.memory,
+            &mut self.hint,
+            self.direction,
+            descriptor,
+            buffers,
+        )
     }
 
-    /// Moves on behind `count` available buffers.
+    fn driver_waits(&self, old: u16) -> bool {
+        if self.event_idx {
+            let event = self
+                .index(self.available, 4 + usize::from(self.layout.size) * 2)
+                .load(Ordering::Relaxed);
+            self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
+        } else {
+            self.index(self.available, 0).load(Ordering::Relaxed) & 1 == 0
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "rings are raw shared memory")]
+impl Virtqueue for SplitRing {
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
+        self.call = call;
+    }
+
+    fn position(&self) -> u16 {
+        self.next
+    }
+
+    fn notify(&self) {
+        notify(self.call.as_deref());
+    }
+
+    fn arm(&mut self) -> Result<bool, RingFault> {
+        if self.event_idx {
+            let event = self.index(self.used, 4 + usize::from(self.layout.size) * 8);
+            event.store(self.next, Ordering::Relaxed);
+        }
+        self.index(self.used, 0).store(0, Ordering::Relaxed);
+        // The wish must be visible before the index is read, or both sides may go to sleep.
+        fence(Ordering::SeqCst);
+        Ok(self.available()? != 0)
+    }
+
+    fn disarm(&mut self) {
+        // With the event index the flag is ignored; an event that lies behind is not reached again soon.
+        self.index(self.used, 0).store(1, Ordering::Relaxed);
+    }
+
     #[inline]
-    pub(super) fn take(&mut self, count: u16) {
+    fn look(&mut self, _wanted: u16) -> Result<u16, RingFault> {
+        self.available()
+    }
+
+    #[inline]
+    fn single(&mut self, offset: u16) -> Result<Option<Single>, RingFault> {
+        let id = self.head(offset)?;
+        let descriptor = self.descriptor(id);
+        let plain = match self.direction {
+            Direction::FromGuest => 0,
+            Direction::ToGuest => WRITE,
+        };
+        if descriptor.flags & (NEXT | INDIRECT | WRITE) != plain || descriptor.len == 0 {
+            return Ok(None);
+        }
+        let len = descriptor.len as usize;
+        let host = self
+            .memory
+            .find_whole(descriptor.address, len, &mut self.hint);
+        Ok(host.map(|host| Single {
+            token: Token { id, slots: 1 },
+            buffer: Buffer { host, len },
+        }))
+    }
+
+    fn chain(&mut self, offset: u16, buffers: &mut Vec<Buffer>) -> Result<Token, RingFault> {
+        let id = self.head(offset)?;
+        let token = Token { id, slots: 1 };
+        let mut index = id;
+        for _ in 0..MAX_CHAIN {
+            let descriptor = self.descriptor(index);
+            if descriptor.flags & INDIRECT != 0 {
+                if descriptor.flags & NEXT != 0 {
+                    return Err(RingFault::Indirect);
+                }
+                self.indirect(descriptor, buffers)?;
+                return Ok(token);
+            }
+            self.push_buffer(descriptor, buffers)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(token);
+            }
+            if descriptor.next >= self.layout.size {
+                return Err(RingFault::Descriptor(descriptor.next));
+            }
+            index = descriptor.next;
+        }
+        Err(RingFault::Endless)
+    }
+
+    #[inline]
+    fn take(&mut self, count: u16) {
         self.next = self.next.wrapping_add(count);
     }
 
-    /// Writes a used entry, to be published.
     #[inline]
-    pub(super) fn complete(&mut self, id: u16, len: u32) {
+    fn complete(&mut self, token: Token, len: u32) {
         let slot = self.slot(self.published.wrapping_add(self.pending));
         // SAFETY: `slot` is less than the size, and `attach` found the whole used ring.
         let entry = unsafe { self.used.add(4 + slot * 8) };
-        let value = u64::from(id) | u64::from(len) << 32;
+        let value = u64::from(token.id) | u64::from(len) << 32;
         // JUSTIFICATION: the driver reads the entry once the index is published.
         // SAFETY: the entry is mapped; entries are aligned to four bytes only.
         unsafe { ptr::write_unaligned(entry.cast::<u64>(), value) };
         self.pending = self.pending.wrapping_add(1);
     }
 
-    /// Publishes the used entries and notifies the driver if it asked for it.
     #[inline]
-    pub(super) fn publish(&mut self) {
+    fn publish(&mut self) {
         if self.pending == 0 {
             return;
         }
@@ -411,74 +317,4 @@ impl SplitRing {
             self.notify();
         }
     }
-
-    fn driver_waits(&self, old: u16) -> bool {
-        if self.event_idx {
-            let event = self
-                .index(self.available, 4 + usize::from(self.layout.size) * 2)
-                .load(Ordering::Relaxed);
-            self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
-        } else {
-            self.index(self.available, 0).load(Ordering::Relaxed) & 1 == 0
-        }
-    }
-
-    /// Notifies the driver, whatever it asked for.
-    pub(super) fn notify(&self) {
-        let Some(call) = &self.call else { return };
-        let one = 1u64.to_ne_bytes();
-        // JUSTIFICATION: an eventfd of the frontend, made non-blocking when it came; a full one needs no more.
-        // SAFETY: the descriptor is open, and eight bytes are readable.
-        unsafe { libc::write(call.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    }
-
-    /// Asks the driver to notify of new buffers, and tells whether there are some already.
-    ///
-    /// # Errors
-    ///
-    /// The available index makes no sense.
-    pub(super) fn arm(&mut self) -> Result<bool, RingFault> {
-        if self.event_idx {
-            let event = self.index(self.used, 4 + usize::from(self.layout.size) * 8);
-            event.store(self.next, Ordering::Relaxed);
-        }
-        self.index(self.used, 0).store(0, Ordering::Relaxed);
-        // The wish must be visible before the index is read, or both sides may go to sleep.
-        fence(Ordering::SeqCst);
-        Ok(self.available()? != 0)
-    }
-
-    /// Asks the driver not to notify.
-    pub(super) fn disarm(&mut self) {
-        // With the event index the flag is ignored; an event that lies behind is not reached again soon.
-        self.index(self.used, 0).store(1, Ordering::Relaxed);
-    }
-}
-
-/// Reads the 16 bytes of a descriptor once: a guest that changes them afterwards changes nothing for us.
-///
-/// # Safety
-///
-/// They are readable, and aligned to eight bytes.
-#[expect(unsafe_code, reason = "descriptors are raw shared memory")]
-#[inline]
-unsafe fn read_descriptor(at: *const u8) -> Descriptor {
-    let words = at.cast::<u64>();
-    // SAFETY: the caller says that the bytes are readable and aligned.
-    let address = unsafe { ptr::read_volatile(words) };
-    // SAFETY: the second word is part of the same descriptor.
-    let second = unsafe { words.add(1) };
-    // SAFETY: as for the first word.
-    let rest = unsafe { ptr::read_volatile(second) };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the fields lie side by side in the word"
-    )]
-    let descriptor = Descriptor {
-        address,
-        len: rest as u32,
-        flags: (rest >> 32) as u16,
-        next: (rest >> 48) as u16,
-    };
-    descriptor
 }
