@@ -130,12 +130,13 @@ impl<'a> Traces<'a> {
             driver,
             unused: 0,
         };
-        traces.unused = (0..u32::from(size))
+        let all = u32::from(size);
+        traces.unused = (0..all)
             .find(|back| {
                 let flags = traces.flags(traces.before_driver(back + 1));
                 (flags & AVAILABLE != 0) == (flags & USED != 0)
             })
-            .unwrap_or(u32::from(size));
+            .unwrap_or(all);
         Some(traces)
     }
 
