@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::net::napt::key::Address;
+use crate::net::napt::key::{Address, Ends};
 use crate::net::napt::packet::Ip;
 use crate::net::napt::{Side, Verdict};
 use crate::wire::be16;
@@ -52,6 +52,9 @@ pub(super) struct Path<A> {
     /// The identification of IPv4, where it is another.
     id: Option<u16>,
     pub(super) verdict: Verdict,
+    /// The side that the fragments came from, and what tells their flow apart there.
+    pub(super) side: Side,
+    pub(super) ends: Ends<A>,
 }
 
 #[derive(Debug)]
@@ -96,9 +99,9 @@ impl<A: Address> Fragments<A> {
     /// Takes in that the first fragment was passed on and has become `frame`, and changes its identification. Returns what waited for it.
     pub(super) fn first_passed(
         &mut self,
-        side: Side,
+        (side, sender): (Side, MacAddr),
         ip: &Ip<A>,
-        sender: MacAddr,
+        ends: Ends<A>,
         frame: &mut [u8],
         verdict: Verdict,
         now: u32,
@@ -120,6 +123,8 @@ impl<A: Address> Fragments<A> {
             macs: frame.get(..12)?.try_into().ok()?,
             id,
             verdict,
+            side,
+            ends,
         };
         path.apply(frame, false)?;
         let Some(entry) = self.entry(key, sender, now) else {

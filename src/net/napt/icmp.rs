@@ -7,7 +7,7 @@
 use crate::net::drops::DropReason;
 use crate::net::napt::fragments::seal;
 use crate::net::napt::key::{Address, Ends};
-use crate::net::napt::packet::{Ip, checksum_at};
+use crate::net::napt::packet::{Extent, Ip, checksum_at};
 use crate::net::napt::rewrite::{add, update};
 use crate::net::napt::shared::Shared;
 use crate::net::napt::table::Marks;
@@ -46,7 +46,7 @@ impl<A: Address> Quote<A> {
     fn read(frame: &[u8], outer: &Ip<A>) -> Option<Self> {
         let start = outer.at + ICMP_LEN - HEADER_LEN;
         let inner = frame.get(start..outer.end)?;
-        let ip = Ip::<A>::read(inner, false)?;
+        let ip = Ip::<A>::read(inner, Extent::Quoted)?;
         if ip.fragment.is_some_and(|fragment| fragment.offset > 0) {
             return None;
         }

@@ -7,7 +7,7 @@
 //! would change what was decided on.
 
 use crate::net::drops::DropReason;
-use crate::net::frame::Head;
+use crate::net::frame::{HEAD_CAPACITY, Head};
 use crate::net::napt::Side;
 use crate::net::napt::key::{Address, Ends};
 use crate::net::nat::Protocol;
@@ -118,7 +118,7 @@ impl<A: Address> Packet<A> {
             (total, bytes[HEADER_LEN + 6], true)
         } else {
             let fragment = word(HEADER_LEN + 6);
-            if bytes[HEADER_LEN] != 0x45 || fragment & 0x3fff != 0 {
+            if bytes[HEADER_LEN] != 0x45 || fragment & 0x3fff != 0 || !is_header_whole(bytes) {
                 return None;
             }
             let total = usize::from(word(HEADER_LEN + 2));
@@ -207,6 +207,25 @@ impl<A: Address> Packet<A> {
     }
 }
 
+/// Whether the checksum of an IPv4 header without options is right.
+///
+/// A rewritten header keeps an error that it came with, but super-frames and fragments leave with headers that are summed
+/// anew, and a packet whose header is damaged goes no further in any case (RFC 1812, section 5.2.2).
+#[inline(always)]
+fn is_header_whole(bytes: &[u8; HEAD_CAPACITY]) -> bool {
+    let word = |at: usize| {
+        let at = HEADER_LEN + at;
+        u64::from(u32::from_ne_bytes([
+            bytes[at],
+            bytes[at + 1],
+            bytes[at + 2],
+            bytes[at + 3],
+        ]))
+    };
+    // A ones' complement sum is a remainder; of all zeros, which would have none too, the version is not one.
+    (word(0) + word(4) + word(8) + word(12) + word(16)).is_multiple_of(0xffff)
+}
+
 /// Where the checksum is in a transport header.
 #[inline]
 pub(super) const fn checksum_at(protocol: Protocol) -> usize {
@@ -258,6 +277,27 @@ pub(super) struct Fragment {
     pub(super) more: bool,
 }
 
+/// How much of a packet is there when it is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Extent {
+    /// All of it, and no more than it says.
+    Whole,
+    /// All of it, which may be more than fits its length field: it is yet to be cut into segments.
+    Super,
+    /// As much as an ICMP error tells, of a header that routers may have changed on the way.
+    Quoted,
+}
+
+impl Extent {
+    /// Returns that of a frame with this header.
+    pub(super) const fn of(header: VirtioNetHeader) -> Self {
+        match header.gso_type {
+            GSO_NONE => Self::Whole,
+            _ => Self::Super,
+        }
+    }
+}
+
 /// An IP packet in a whole frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Ip<A> {
@@ -276,8 +316,8 @@ pub(super) struct Ip<A> {
 }
 
 impl<A: Address> Ip<A> {
-    /// Reads the packet of a whole, untagged frame; `whole` says that all its bytes must be there.
-    pub(super) fn read(bytes: &[u8], whole: bool) -> Option<Self> {
+    /// Reads the packet of a whole, untagged frame.
+    pub(super) fn read(bytes: &[u8], extent: Extent) -> Option<Self> {
         let ip = bytes.get(HEADER_LEN..)?;
         let header = ip.get(..A::HEADER_LEN)?;
         let mut read = Self {
@@ -298,7 +338,7 @@ impl<A: Address> Ip<A> {
             let total = usize::from(be16(header, 2)?);
             let bits = be16(header, 6)?;
             let all = ip.get(..header_len)?;
-            let sum = !whole || checksum(all) == 0;
+            let sum = extent == Extent::Quoted || checksum(all) == 0;
             if header[0] >> 4 != 4 || header_len < 20 || total < header_len || !sum {
                 return None;
             }
@@ -316,7 +356,7 @@ impl<A: Address> Ip<A> {
                 more,
             });
         }
-        let there = read.end <= bytes.len() || !whole;
+        let there = read.end <= bytes.len() || extent != Extent::Whole;
         (there && read.at <= read.end).then_some(read)
     }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::net::drops::DropReason;
 use crate::net::inside::Inside;
 use crate::net::napt::expiry::Wheel;
-use crate::net::napt::fragments::Fragments;
+use crate::net::napt::fragments::{Fragments, Path};
 use crate::net::napt::ftp::Control;
 use crate::net::napt::key::{Address, Ends, Hasher};
 use crate::net::napt::mapping::Mappings;
@@ -254,6 +254,30 @@ impl<A: Address> Translator<A> {
             bytes[..len].copy_from_slice(&head[..len]);
         }
         outcome
+    }
+
+    /// Counts a fragment that went where the first of its packet had gone.
+    pub(super) fn count_part(&mut self, path: &Path<A>, payload: usize, shared: &mut Shared) {
+        let (side, own) = (path.side, self.own);
+        let number = self.table.find(side, &path.ends);
+        let Some(flow) = number.and_then(|number| self.table.flow_mut(number)) else {
+            return;
+        };
+        count(flow, side, payload, shared);
+        if path.verdict == Verdict::Back {
+            // It has arrived in another guest's flow.
+            let back = Ends {
+                near: A::UNSPECIFIED,
+                remote: own,
+                near_port: flow.remote_port,
+                remote_port: flow.port,
+                protocol: flow.protocol,
+            };
+            let number = self.table.find(Side::Outside, &back);
+            if let Some(flow) = number.and_then(|number| self.table.flow_mut(number)) {
+                count(flow, Side::Outside, payload, shared);
+            }
+        }
     }
 
     fn close(&mut self, number: u32, shared: &mut Shared) {

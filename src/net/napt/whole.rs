@@ -11,9 +11,9 @@ use crate::net::inside::Inside;
 use crate::net::napt::fragments::{Part, cut};
 use crate::net::napt::ftp::Ports;
 use crate::net::napt::icmp::{self, Problem, complain};
-use crate::net::napt::key::Address;
+use crate::net::napt::key::{Address, Ends};
 use crate::net::napt::outside::NextHop;
-use crate::net::napt::packet::{Ip, Packet};
+use crate::net::napt::packet::{Extent, Ip, Packet};
 use crate::net::napt::shared::Shared;
 use crate::net::napt::translator::{Arrival, Outcome, Translator};
 use crate::net::napt::{DHCP_CLIENT, DHCP6_CLIENT, Napt, Routed, Side, Verdict, send};
@@ -199,7 +199,7 @@ fn is_for_interface(ethernet: &Ethernet<'_>, bytes: &[u8]) -> bool {
             payload.get(9) == Some(&PROTOCOL_UDP)
                 && be16(payload, header_len + 2) == Some(DHCP_CLIENT)
         }
-        ETHERTYPE_IPV6 => Ip::<Ipv6Addr>::read(bytes, true).is_some_and(|ip| {
+        ETHERTYPE_IPV6 => Ip::<Ipv6Addr>::read(bytes, Extent::Whole).is_some_and(|ip| {
             let kind = bytes.get(ip.at);
             let discovery = kind.is_some_and(|kind| (130..=137).contains(kind));
             let client = be16(bytes, ip.at + 2) == Some(DHCP6_CLIENT);
@@ -220,7 +220,7 @@ impl<A: Address> Translator<A> {
         sink: &mut Sink<'_>,
     ) -> Option<DropReason> {
         let (arrival, header) = (&frame.arrival, frame.header);
-        let Some(ip) = Ip::<A>::read(frame.bytes, header.gso_type == GSO_NONE) else {
+        let Some(ip) = Ip::<A>::read(frame.bytes, Extent::of(header)) else {
             return Some(DropReason::BadPacket);
         };
         if ip.fragment.is_some() && (header.needs_checksum() || header.gso_type != GSO_NONE) {
@@ -269,7 +269,8 @@ impl<A: Address> Translator<A> {
             outcome = self.pass_whole(&arrival, &mut bytes, &packet, shared);
         }
         if let (Outcome::Passed(verdict), Some(_)) = (outcome, ip.fragment) {
-            return self.first(frame, bytes, &ip, verdict, shared, sink.out);
+            let ends = packet.ends(arrival.side);
+            return self.first(frame, bytes, (&ip, ends), verdict, shared, sink.out);
         }
         self.settle(frame, (bytes, header), &ip, outcome, shared, sink)
     }
@@ -359,7 +360,7 @@ impl<A: Address> Translator<A> {
     /// Tells the guest that sent a frame that it finds nobody (RFC 1812, section 5.2.7.1).
     fn give_up(&self, frame: &Frame<'_>, shared: &mut Shared, out: &mut Routed) {
         if frame.arrival.side == Side::Inside
-            && let Some(ip) = Ip::<A>::read(frame.bytes, false)
+            && let Some(ip) = Ip::<A>::read(frame.bytes, Extent::of(frame.header))
         {
             self.complain(Problem::NoHost, frame, &ip, shared, out);
         }
@@ -397,23 +398,25 @@ impl<A: Address> Translator<A> {
         &mut self,
         frame: &Frame<'_>,
         mut bytes: Vec<u8>,
-        ip: &Ip<A>,
+        (ip, ends): (&Ip<A>, Ends<A>),
         verdict: Verdict,
-        shared: &Shared,
+        shared: &mut Shared,
         out: &mut Routed,
     ) -> Option<DropReason> {
-        let (side, sender) = (frame.arrival.side, frame.arrival.mac);
-        let now = shared.second();
+        let side = frame.arrival.side;
+        let (from, now) = ((side, frame.arrival.mac), shared.second());
         let passed = self
             .fragments
-            .first_passed(side, ip, sender, &mut bytes, verdict, now);
+            .first_passed(from, ip, ends, &mut bytes, verdict, now);
         let Some((path, waiting)) = passed else {
             return Some(DropReason::BadPacket);
         };
         let header = VirtioNetHeader::default();
         let dropped = leave::<A>(side, verdict, (bytes, header), shared, out);
         for mut later in waiting {
+            let payload = Ip::<A>::read(&later, Extent::Whole).map_or(0, |ip| ip.end - ip.at);
             if path.apply(&mut later, true).is_some() {
+                self.count_part(&path, payload, shared);
                 leave::<A>(side, verdict, (later, header), shared, out);
             }
         }
@@ -425,7 +428,7 @@ impl<A: Address> Translator<A> {
         &mut self,
         frame: &Frame<'_>,
         ip: &Ip<A>,
-        shared: &Shared,
+        shared: &mut Shared,
         out: &mut Routed,
     ) -> Option<DropReason> {
         let (side, sender) = (frame.arrival.side, frame.arrival.mac);
@@ -440,6 +443,7 @@ impl<A: Address> Translator<A> {
                 if path.apply(&mut bytes, true).is_none() {
                     return Some(DropReason::HopLimit);
                 }
+                self.count_part(&path, ip.end - ip.at, shared);
                 let header = VirtioNetHeader::default();
                 leave::<A>(side, path.verdict, (bytes, header), shared, out)
             }

@@ -69,6 +69,57 @@ fn headers_that_lie_are_not_passed_on() {
 }
 
 #[test]
+fn a_broken_header_checksum_stays_broken_and_goes_nowhere() {
+    let mut lab = lab();
+    let back = lab.out(A, &udp("10.0.0.10:5000", SERVER)).src.to_string();
+    let drops = |lab: &Lab| lab.napt.drops().iter().map(|(_, count)| count).sum::<u64>();
+    let refused = |lab: &mut Lab, side, bytes: &[u8], header| {
+        let before = drops(lab);
+        assert_eq!(lab.raw(side, bytes, header), []);
+        let told = lab.napt.drops().iter();
+        let bad = told.filter(|(reason, _)| *reason == DropReason::BadPacket);
+        assert_eq!(bad.map(|(_, count)| count).sum::<u64>(), before + 1);
+    };
+    let none = VirtioNetHeader::default();
+    let super_frame = VirtioNetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    lab.connect(A, "10.0.0.10:6000", SERVER);
+    let segment = Sent {
+        payload: vec![1; 3000],
+        partial: true,
+        ..tcp("10.0.0.10:6000", SERVER, ACK)
+    };
+    let mut fragment = udp("10.0.0.10:5000", SERVER).frame(A);
+    fragment[20] = 0x20;
+    seal(&mut fragment);
+    let frames = [
+        (Side::Inside, udp("10.0.0.10:5000", SERVER).frame(A), none),
+        (Side::Outside, udp(SERVER, &back).frame(ROUTER), none),
+        (Side::Inside, segment.frame(A), super_frame),
+        (Side::Inside, fragment, none),
+    ];
+    for (side, good, header) in frames {
+        for at in 15..34 {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x11;
+            refused(&mut lab, side, &bytes, header);
+        }
+        for sum in [0, 0xffff] {
+            let mut bytes = good.clone();
+            bytes[24..26].copy_from_slice(&u16::to_be_bytes(sum));
+            refused(&mut lab, side, &bytes, header);
+        }
+        assert_eq!(lab.raw(side, &good, header).len(), 1);
+    }
+}
+
+#[test]
 fn source_routes_are_refused_and_other_options_pass() {
     let mut lab = lab();
     let with = |option: &[u8]| {

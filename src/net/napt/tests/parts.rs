@@ -196,6 +196,56 @@ fn fragments_between_guests_turn_back() {
 }
 
 #[test]
+fn all_fragments_count_as_bytes_of_their_flow() {
+    for (guest, server) in [("10.0.0.10:5000", SERVER), ("[fd00::10]:5000", SERVER6)] {
+        for order in ORDERS {
+            let mut lab = Lab::new();
+            let sent = Sent {
+                payload: vec![1; 3000],
+                ..udp(guest, server)
+            };
+            let parts = fragments(&sent, 1200, 7);
+            let parts = order.map(|index| parts[index].clone());
+            let (seen, _) = reassemble(&offer(&mut lab, A, &parts));
+            let counted = |lab: &Lab| {
+                let view = lab.napt.view(&lab.inside);
+                let rows = lab.napt.flows(lab.now.instant);
+                assert_eq!(rows.len(), 1);
+                // Beside what the lab began with.
+                let before = 14;
+                assert_eq!(
+                    (view.sent - before, view.received),
+                    (rows[0].sent, rows[0].received)
+                );
+                (rows[0].sent, rows[0].received)
+            };
+            assert_eq!(counted(&lab), (3000, 0), "{order:?}");
+            let reply = Sent {
+                payload: vec![1; 2000],
+                ..udp(server, &seen.src.to_string())
+            };
+            offer(&mut lab, ROUTER, &fragments(&reply, 1200, 9));
+            assert_eq!(counted(&lab), (3000, 2000));
+        }
+    }
+}
+
+#[test]
+fn fragments_that_turn_back_count_for_both_guests() {
+    let mut lab = Lab::new();
+    lab.forward(Protocol::Udp, 8080, "10.0.0.11:80");
+    let sent = Sent {
+        payload: vec![1; 2000],
+        ..udp("10.0.0.10:5000", "203.0.113.5:8080")
+    };
+    offer(&mut lab, A, &fragments(&sent, 1200, 7));
+    let rows = lab.napt.flows(lab.now.instant);
+    let mut counted: Vec<_> = rows.iter().map(|row| (row.sent, row.received)).collect();
+    counted.sort_unstable();
+    assert_eq!(counted, [(0, 2000), (2000, 0)]);
+}
+
+#[test]
 fn what_waits_for_a_first_fragment_is_bounded_and_forgotten() {
     let mut lab = Lab::new();
     for id in 0..10_000 {
