@@ -42,6 +42,15 @@ pub(super) fn quota(limits: Limits) -> Quota {
     Quota::sharing(limits, share)
 }
 
+/// Bytes of payload that flows have carried, those that are there and those that were.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Carried {
+    /// From guests.
+    pub(super) sent: u64,
+    /// To guests.
+    pub(super) received: u64,
+}
+
 /// What a flow may use while it handles something.
 pub(super) struct Context<'a> {
     /// The present.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
-use super::context::{Context, any};
+use super::context::{Carried, Context, any};
 use super::dial::Way;
 use super::poll::{Interest, Kind, Ready, Token};
 use super::system::{self, Piece, Receiver};
@@ -110,6 +110,7 @@ pub(super) struct EchoFlows {
     next: u16,
     expiry: Expiry,
     dropped: u64,
+    carried: Carried,
 }
 
 /// What an echo request and its reply are called.
@@ -189,7 +190,9 @@ impl EchoFlows {
         };
         match sent {
             Ok(()) => {
-                flow.sent += (message.len() - HEADER) as u64;
+                let len = (message.len() - HEADER) as u64;
+                flow.sent += len;
+                self.carried.sent += len;
                 Ok(())
             }
             Err(error) => {
@@ -366,7 +369,9 @@ impl EchoFlows {
             return;
         };
         flow.last = cx.now.instant;
-        flow.received += (message.len() - HEADER) as u64;
+        let len = (message.len() - HEADER) as u64;
+        flow.received += len;
+        self.carried.received += len;
         let mut message = message.to_vec();
         message[2..4].fill(0);
         message[4..6].copy_from_slice(&key.id.to_be_bytes());
@@ -421,6 +426,11 @@ impl EchoFlows {
                 cx.events.push(flow.event(false));
             }
         }
+    }
+
+    /// What its flows have carried.
+    pub(super) const fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// Adds the flows to `out`.

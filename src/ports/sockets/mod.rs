@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use self::context::{Context, Errors};
+use self::context::{Carried, Context, Errors};
 use self::dial::Dialer;
 use self::echo::EchoFlows;
 use self::listen::Forwards;
@@ -112,8 +112,8 @@ pub struct Sockets {
 struct Totals {
     flows: [usize; Protocol::ALL.len()],
     created: u64,
-    sent: u64,
-    received: u64,
+    /// What TCP connections that are over have carried.
+    tcp: Carried,
 }
 
 /// Lends what flows share, and leaves the flows themselves free.
@@ -491,8 +491,10 @@ impl Sockets {
                 self.totals.created += 1;
             } else {
                 *flows = flows.saturating_sub(1);
-                self.totals.sent += event.sent;
-                self.totals.received += event.received;
+                if event.protocol == Protocol::Tcp {
+                    self.totals.tcp.sent += event.sent;
+                    self.totals.tcp.received += event.received;
+                }
             }
         }
         if !self.spec.nat.log {
@@ -525,11 +527,19 @@ impl Sockets {
             flows: self.totals.flows,
             created: self.totals.created,
             refused: self.quota.refused(),
-            sent: self.totals.sent,
-            received: self.totals.received,
+            sent: self.totals.tcp.sent,
+            received: self.totals.tcp.received,
             forwards: self.forwards.rows(inside),
         };
-        for row in self.flows(now) {
+        let (udp, echo) = (self.udp.carried(), self.echo.carried());
+        for carried in [udp, echo, self.forwards.carried()] {
+            view.sent += carried.sent;
+            view.received += carried.received;
+        }
+        let mut rows = Vec::new();
+        let timeouts = &self.spec.nat.timeouts;
+        self.tcp.rows(now.instant, timeouts, &mut rows);
+        for row in rows {
             view.sent += row.sent;
             view.received += row.received;
         }

@@ -457,6 +457,7 @@ fn a_client_reaches_a_guest_by_a_forwarded_port_and_is_answered() {
     let view = lab.view();
     assert_eq!(view.flows, [0, 1, 0]);
     assert_eq!(view.forwards[0].targets[0].connections, 1);
+    assert_eq!((view.sent, view.received), (7, 5));
     let flows = lab.sockets.flows(lab.now);
     assert_eq!(flows[0].remote, Some(client.local_addr().unwrap()));
     let (inside, now) = (&lab.inside, lab.now);
@@ -464,7 +465,8 @@ fn a_client_reaches_a_guest_by_a_forwarded_port_and_is_answered() {
         lab.sockets
             .remove_forward(Protocol::Udp, row.listen, inside, now)
     );
-    assert_eq!(lab.view().flows, [0; 3]);
+    let view = lab.view();
+    assert_eq!((view.flows, view.sent, view.received), ([0; 3], 7, 5));
     UdpSocket::bind(row.listen).expect("the port is free again");
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::context::{Context, any};
+use super::context::{Carried, Context, any};
 use super::dial::Way;
 use super::poll::{Interest, Kind, Ready, Token};
 use super::system::{self, Arrival, Origin, Piece, Receiver, Report};
@@ -127,6 +127,7 @@ pub(super) struct UdpFlows {
     by_guest: HashMap<(MacAddr, SocketAddr), u32, foldhash::fast::RandomState>,
     expiry: Expiry,
     budget: Budget,
+    carried: Carried,
 }
 
 impl UdpFlows {
@@ -138,6 +139,7 @@ impl UdpFlows {
             by_guest: HashMap::default(),
             expiry: Expiry::default(),
             budget: Budget(PEERS),
+            carried: Carried::default(),
         }
     }
 
@@ -191,6 +193,7 @@ impl UdpFlows {
         match sent {
             Ok(()) => {
                 mapping.sent += payload.len() as u64;
+                self.carried.sent += payload.len() as u64;
                 Ok(())
             }
             Err(error) => {
@@ -293,6 +296,7 @@ impl UdpFlows {
         // An error of an earlier datagram ends the batch; the rest is taken next time.
         let _ = receiver.receive(mapping.socket.as_fd(), limit, each);
         mapping.received += received;
+        self.carried.received += received;
         if heard {
             mapping.last = cx.now.instant;
         }
@@ -326,6 +330,11 @@ impl UdpFlows {
                 cx.events.push(mapping.event(false));
             }
         }
+    }
+
+    /// What its flows have carried.
+    pub(super) const fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// Adds the mappings to `out`.

@@ -172,6 +172,7 @@ impl Forwards {
                     return;
                 };
                 session.received += payload.len() as u64;
+                self.carried.received += payload.len() as u64;
                 let (seen, target) = (session.seen, session.target);
                 udp::deliver_parts(mac, seen, target, &payload, cx);
             }
@@ -293,6 +294,7 @@ impl Forwards {
         };
         session.last = cx.now.instant;
         session.received += arrival.len as u64;
+        self.carried.received += arrival.len as u64;
         let (mac, seen, target) = (session.mac, session.seen, session.target);
         udp::deliver(slots, arrival, mac, seen, target, burst, cx)
     }
@@ -325,6 +327,7 @@ impl Forwards {
         let sent = system::send(listener.socket.as_fd(), &client, source, payload);
         if sent.is_ok() {
             session.sent += payload.len() as u64;
+            self.carried.sent += payload.len() as u64;
         }
         (session.last, session.answered) = (cx.now.instant, true);
         true

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use self::bind::{bind_all, refusal};
 use self::lead::ask;
-use super::context::Context;
+use super::context::{Carried, Context};
 use super::forwarded::{Client, Sessions};
 use super::poll::{Interest, Kind, Poll, Ready, Token};
 use super::system::Receiver;
@@ -95,6 +95,7 @@ pub(super) struct Forwards {
     /// Listeners that are left alone until a time.
     paused: Option<(Instant, Vec<u32>)>,
     seed: u64,
+    carried: Carried,
 }
 
 impl Forwards {
@@ -110,6 +111,7 @@ impl Forwards {
             retry_at: None,
             paused: None,
             seed,
+            carried: Carried::default(),
         }
     }
 
@@ -348,6 +350,11 @@ impl Forwards {
             .iter()
             .map(|(_, entry)| row(entry, inside))
             .collect()
+    }
+
+    /// What its flows have carried.
+    pub(super) const fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// Adds the sessions to `out`.
