@@ -412,11 +412,13 @@ impl Sockets {
         let skip = self.skip.checked_rem(ready.len()).unwrap_or(0);
         ready.rotate_left(skip);
         let mut cx = context!(self, inside, now);
+        // Who is alone with something to take has all the room.
+        let share = (SLOTS / ready.len().max(1)).max(udp::FAIR);
         for (token, ready) in ready.drain(..) {
             match token.kind {
                 Kind::Udp => {
-                    self.udp
-                        .ready(token.id, ready, &mut self.receiver, burst, &mut cx);
+                    let (receiver, ready) = (&mut self.receiver, (ready, share));
+                    self.udp.ready(token.id, ready, receiver, burst, &mut cx);
                 }
                 Kind::Echo => self
                     .echo

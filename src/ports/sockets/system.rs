@@ -258,16 +258,37 @@ impl Receiver {
         self.used = 0;
     }
 
-    /// Takes `limit` datagrams at most, and calls `each` with them; it tells whether the slot is in use from now on.
-    #[expect(unsafe_code, reason = "std has no recvmmsg")]
+    /// Takes `limit` datagrams at most, and calls `each` with them; it tells whether the slot is in use from now on. Returns
+    /// how many there were.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         limit: usize,
         mut each: impl FnMut(&Slots, Arrival) -> bool,
     ) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < limit {
+            let asked = (limit - taken).min(self.room()).min(BATCH);
+            let got = match self.receive_batch(socket, asked, &mut each) {
+                Err(error) if taken == 0 => return Err(error),
+                got => got.unwrap_or(0),
+            };
+            taken += got;
+            if got < asked || got == 0 {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    #[expect(unsafe_code, reason = "std has no recvmmsg")]
+    fn receive_batch(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        limit: usize,
+        each: &mut impl FnMut(&Slots, Arrival) -> bool,
+    ) -> io::Result<usize> {
         const CONTROL: usize = 64;
-        let limit = limit.min(self.room()).min(BATCH);
         if limit == 0 {
             return Ok(0);
         }
@@ -454,6 +475,25 @@ pub(super) fn set_option(
     match unsafe { libc::setsockopt(descriptor, level, option, value.as_ptr().cast(), len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets more datagrams wait at a socket than usual, as far as the system lets us; no harm is done if it does not.
+pub(super) fn let_wait(socket: BorrowedFd<'_>, bytes: libc::c_int) {
+    // What an operator has set as the limit for everybody does not bind who may set it.
+    let forced = set_option(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        &bytes.to_ne_bytes(),
+    );
+    if forced.is_err() {
+        let _ = set_option(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            &bytes.to_ne_bytes(),
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use socket2::{Domain, Socket, Type};
 
 use super::super::system;
+use super::super::udp::WAITING;
 use crate::net::nat::Protocol;
 use crate::net::nat::forward::{Forward, ForwardError};
 
@@ -57,6 +58,7 @@ fn bind(protocol: Protocol, listen: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     let socket = OwnedFd::from(socket);
     if protocol != Protocol::Tcp {
         system::report_destinations(socket.as_fd(), listen.is_ipv6())?;
+        system::let_wait(socket.as_fd(), WAITING);
     }
     Ok((socket, local.unwrap_or(listen).port()))
 }
