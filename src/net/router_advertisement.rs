@@ -21,7 +21,9 @@ use crate::net::Now;
 use crate::net::gateway::{Claim, GatewayFrame, Replies, Service};
 use crate::net::mix::{Sequence, mix};
 use crate::wire::ethernet::{ETHERTYPE_IPV6, Ethernet, MacAddr};
-use crate::wire::nd::{ALL_NODES, ALL_NODES_MAC, Message, Packet, Prefix, RouterAdvertisement};
+use crate::wire::nd::{
+    ALL_NODES, ALL_NODES_MAC, Message, Packet, Preference, Prefix, RouterAdvertisement,
+};
 
 /// How many advertisements are sent at the beginning.
 const INITIAL: u32 = 3;
@@ -110,6 +112,7 @@ impl RouterAdvertisements {
                 hop_limit: HOP_LIMIT,
                 managed: spec.managed,
                 other: spec.other,
+                preference: Preference::Medium,
                 lifetime: u16::try_from(spec.router_lifetime.as_secs()).unwrap_or(u16::MAX),
                 reachable: 0,
                 retransmit: 0,
@@ -327,6 +330,7 @@ mod tests {
             hop_limit: 64,
             managed: true,
             other: false,
+            preference: Preference::Medium,
             lifetime: 1800,
             reachable: 0,
             retransmit: 0,

@@ -71,6 +71,12 @@ pub const fn group_mac(group: Ipv6Addr) -> MacAddr {
     MacAddr([0x33, 0x33, a, b, c, d])
 }
 
+/// Returns the interface identifier that belongs to a hardware address (RFC 4291, appendix A).
+pub const fn interface_identifier(mac: MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
 /// Returns the sum over the pseudo-header of a transport protocol (RFC 8200, section 8.1).
 pub fn pseudo_header(src: Ipv6Addr, dst: Ipv6Addr, next_header: u8, len: u16) -> Sum {
     Sum::default()
@@ -154,6 +160,12 @@ mod tests {
             group_mac(group),
             MacAddr([0x33, 0x33, 0xff, 0x0e, 0x8c, 0x6c])
         );
+    }
+
+    #[test]
+    fn an_identifier_is_that_of_the_appendix() {
+        let identifier = interface_identifier(MacAddr([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]));
+        assert_eq!(identifier, 0x3656_78ff_fe9a_bcde);
     }
 
     proptest! {

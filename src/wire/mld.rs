@@ -1,7 +1,7 @@
 //! Multicast Listener Discovery, versions 1 and 2 (RFC 2710, RFC 9777 which replaces RFC 3810): who wants which IPv6
 //! group.
 //!
-//! Only reading, and only what concerns groups. A message must be as its receivers demand: from a link-local address,
+//! Read is only what concerns groups, written only that one is wanted. A message must be as its receivers demand: from a link-local address,
 //! with hop limit 1, and behind a hop-by-hop header with a router alert (RFC 2711). Other extension headers between
 //! them are refused.
 
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::be16;
 use super::checksum::Sum;
+use super::ethernet::{self, ETHERTYPE_IPV6, MacAddr};
 use super::igmp::{Interest, interest};
+use super::ipv6::{self, Ipv6, NEXT_HEADER_ICMPV6};
 
 /// Type of a query, of either version.
 pub const QUERY: u8 = 130;
@@ -27,6 +29,9 @@ pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const HEADER_LEN: usize = 40;
 const HOP_BY_HOP: u8 = 0;
 const ICMPV6: u8 = 58;
+
+/// The group of all routers that speak version 2, to which reports of that version go.
+const ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 
 /// A query.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -199,6 +204,29 @@ fn response(query: &[u8]) -> Option<Duration> {
 fn address(bytes: &[u8], at: usize) -> Option<Ipv6Addr> {
     let octets: [u8; 16] = bytes.get(at..at.checked_add(16)?)?.try_into().ok()?;
     Some(Ipv6Addr::from(octets))
+}
+
+/// Builds the report by which switches that snoop learn that a group is wanted: MLD version 2 (RFC 9777, section 5.2),
+/// from a station that may have no address yet.
+pub fn join(mac: MacAddr, src: Ipv6Addr, group: Ipv6Addr) -> Vec<u8> {
+    // A hop-by-hop header with a router alert (RFC 2711) stands before the message.
+    let mut message = vec![143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0];
+    message.extend(group.octets());
+    let sum = ipv6::pseudo_header(src, ROUTERS, NEXT_HEADER_ICMPV6, 28)
+        .over(&message)
+        .finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut payload = vec![NEXT_HEADER_ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+    payload.extend(message);
+    let packet = Ipv6 {
+        src,
+        dst: ROUTERS,
+        next_header: 0,
+        hop_limit: 1,
+        payload: &payload,
+    };
+    let packet = packet.emit().unwrap_or_default();
+    ethernet::emit(ipv6::group_mac(ROUTERS), mac, ETHERTYPE_IPV6, &packet)
 }
 
 #[cfg(test)]
@@ -382,6 +410,18 @@ mod tests {
         let mut plain = good;
         plain[6] = 58;
         assert_eq!(glance(&plain), Glance::Other);
+    }
+
+    #[test]
+    fn a_report_is_what_a_snooping_switch_reads() {
+        let group = ipv6::solicited_node(HOST);
+        for src in [ANY, HOST] {
+            let frame = join(MacAddr([2, 0, 0, 0, 0, 9]), src, group);
+            let Some(Mld::Report(reports)) = Mld::parse(&frame[14..]) else {
+                panic!("not read")
+            };
+            assert_eq!(reports.collect::<Vec<_>>(), [(group, Interest::Wanted)]);
+        }
     }
 
     proptest! {

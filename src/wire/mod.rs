@@ -22,7 +22,6 @@ pub mod lacp;
 pub mod lldp;
 pub mod mld;
 pub mod nd;
-pub mod solicitation;
 pub mod tcp;
 pub mod udp;
 pub mod virtio_net;

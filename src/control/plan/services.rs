@@ -24,6 +24,7 @@ use crate::net::nat::forward::{Forward, Host, Target};
 use crate::net::nat::{self, Gateways, NetworkOutside, health};
 use crate::net::{address, dhcp, dhcp6, dns, gateway, inside, router_advertisement};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ipv6::interface_identifier;
 
 /// The first and the last end of the addresses that DHCPv6 gives out: `::1:0:0:0` to `::1:ffff:ffff:ffff`, which nobody types.
 const POOL6: (u128, u128) = (0x0001_0000_0000_0000, 0x0001_ffff_ffff_ffff);
@@ -201,9 +202,7 @@ fn gateways(subnet: Subnet, mac: MacAddr, prefix: Option<Ipv6Net>) -> Gateways {
 
 /// The link-local address that is made of a hardware address (RFC 4291, appendix A).
 fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    let end = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    Ipv6Addr::from_bits((0xfe80 << 112) | u128::from(end))
+    Ipv6Addr::from_bits((0xfe80 << 112) | u128::from(interface_identifier(mac)))
 }
 
 fn dhcp(network: &Network, subnet: Subnet, macs: &Macs, restored: &[Record]) -> Option<dhcp::Spec> {

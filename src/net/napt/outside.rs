@@ -31,7 +31,7 @@ use crate::wire::icmp;
 use crate::wire::ipv4::{self, Ipv4, PROTOCOL_ICMP};
 use crate::wire::ipv6::{self, Ipv6, NEXT_HEADER_ICMPV6};
 use crate::wire::mld::Mld;
-use crate::wire::solicitation::{self, Heard};
+use crate::wire::nd::{self, Message as Told};
 use crate::wire::udp::Udp;
 
 mod dhcp_client;
@@ -254,7 +254,10 @@ impl OutsideInterface {
                     let Some(source) = self.v6.source() else {
                         continue;
                     };
-                    let frame = solicitation::ask_neighbour(self.mac, source, target, known);
+                    let frame = match known {
+                        Some(known) => nd::check(self.mac, source, target, known),
+                        None => nd::solicit(self.mac, source, target),
+                    };
                     out.push(frame);
                 }
             }
@@ -340,26 +343,27 @@ impl OutsideInterface {
         if !self.v6.is_on() {
             return Claim::Passed;
         }
-        let Some(heard) = Heard::parse(frame.payload) else {
+        let Some(heard) = nd::Packet::parse(frame.payload, false) else {
             if let Some(Mld::Query(_)) = Mld::parse(frame.payload) {
                 self.v6.handle_query(now, out);
                 return Claim::Taken;
             }
             return self.answer_echo6(frame, out);
         };
-        match heard {
-            Heard::Router(heard) => {
-                self.v6.handle_advertisement(&heard, now);
+        let src = heard.src;
+        match heard.message {
+            Told::RouterAdvertisement(told) => {
+                self.v6.handle_advertisement(src, &told, now);
                 self.v6.handle_timeout(now, &mut self.random, out);
             }
-            Heard::Solicitation(asked) => {
-                let (target, src) = (asked.target, asked.src);
+            Told::RouterSolicitation { .. } => {}
+            Told::Solicitation { target, .. } => {
                 self.v6
                     .handle_solicitation(target, src, frame.src, now, out);
                 let question = self.neighbours.note(src.into(), frame.src, false, now);
                 self.put(question, out);
             }
-            Heard::Advertisement(told) => {
+            Told::Advertisement(told) => {
                 self.v6.handle_claim(told.target, now, out);
                 let answer = told.solicited && frame.dst == self.mac;
                 // An answer to a station that knows where the other is need not say it (section 4.4).

@@ -16,7 +16,7 @@ mod router;
 #[cfg(test)]
 mod tests;
 
-pub use router::{FOREVER, Prefix, RouterAdvertisement};
+pub use router::{FOREVER, Preference, Prefix, RouterAdvertisement};
 
 /// The group of all nodes on a link, ff02::1.
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -139,7 +139,8 @@ impl Packet {
         let target = || {
             let octets = *message.get(8..)?.first_chunk::<16>()?;
             let target = Ipv6Addr::from(octets);
-            (!target.is_multicast()).then_some(target)
+            let station = !target.is_multicast() && !target.is_unspecified();
+            (station && !target.is_loopback()).then_some(target)
         };
         let nobody = packet.src.is_unspecified();
         let message = match kind {
@@ -254,15 +255,58 @@ fn push_mac(bytes: &mut Vec<u8>, kind: u8, mac: Option<MacAddr>) {
 
 /// Builds the frame from `mac`, where `ip` is, that asks everybody who `target` might be for its hardware address.
 pub fn solicit(mac: MacAddr, ip: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let group = ipv6::solicited_node(target);
+    ask((mac, ip), target, (MacAddr::BROADCAST, group))
+}
+
+/// Builds the frame from `mac`, where `ip` is, that asks the station that is thought to have `target` whether it still has
+/// (RFC 4861, section 7.3.3).
+pub fn check(mac: MacAddr, ip: Ipv6Addr, target: Ipv6Addr, known: MacAddr) -> Vec<u8> {
+    ask((mac, ip), target, (known, target))
+}
+
+fn ask(
+    (mac, ip): (MacAddr, Ipv6Addr),
+    target: Ipv6Addr,
+    (known, dst): (MacAddr, Ipv6Addr),
+) -> Vec<u8> {
     let packet = Packet {
         src: ip,
-        dst: ipv6::solicited_node(target),
+        dst,
         message: Message::Solicitation {
             target,
             mac: Some(mac),
         },
     };
+    packet.emit(mac, known)
+}
+
+/// Builds the frame from `mac`, where `ip` is, that asks for routers.
+pub fn solicit_routers(mac: MacAddr, ip: Ipv6Addr) -> Vec<u8> {
+    let packet = Packet {
+        src: ip,
+        dst: ALL_ROUTERS,
+        message: Message::RouterSolicitation { mac: Some(mac) },
+    };
     packet.emit(mac, MacAddr::BROADCAST)
+}
+
+/// Builds the frame with which `mac`, a host, answers who asks from `asker`: `ip` is there. Who has no address yet only
+/// wants to know whether somebody has it, and all are told (RFC 4861, section 7.2.4).
+pub fn answer(mac: MacAddr, ip: Ipv6Addr, asker: (MacAddr, Ipv6Addr)) -> Vec<u8> {
+    let probed = asker.1.is_unspecified();
+    let packet = Packet {
+        src: ip,
+        dst: if probed { ALL_NODES } else { asker.1 },
+        message: Message::Advertisement(Advertisement {
+            target: ip,
+            mac: Some(mac),
+            router: false,
+            solicited: !probed,
+            overrides: true,
+        }),
+    };
+    packet.emit(mac, asker.0)
 }
 
 /// Builds the frame that asks whether anybody has an address that `mac` is about to use (RFC 4862, section 5.4.2).

@@ -1,5 +1,5 @@
 //! What routers tell of a link: router advertisements (RFC 4861, section 4.2) with prefixes, the MTU, name servers and a
-//! search list (RFC 8106).
+//! search list (RFC 8106), and how much they want to be used (RFC 4191).
 
 use std::net::Ipv6Addr;
 
@@ -24,6 +24,36 @@ const LIMIT: usize = 16;
 /// How many bytes of names are written: the advertisement has to fit into one packet.
 const SEARCH_LEN: usize = 512;
 
+/// How much a router wants to be used (RFC 4191, section 2.1).
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Preference {
+    /// Rather than others.
+    High,
+    /// As others.
+    #[default]
+    Medium,
+    /// If there is no other.
+    Low,
+}
+
+impl Preference {
+    const fn of(flags: u8) -> Self {
+        match flags >> 3 & 3 {
+            1 => Self::High,
+            3 => Self::Low,
+            _ => Self::Medium,
+        }
+    }
+
+    const fn flags(self) -> u8 {
+        match self {
+            Self::High => 1 << 3,
+            Self::Medium => 0,
+            Self::Low => 3 << 3,
+        }
+    }
+}
+
 /// A router advertisement.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RouterAdvertisement {
@@ -33,6 +63,8 @@ pub struct RouterAdvertisement {
     pub managed: bool,
     /// Whether other things are to be had by DHCPv6.
     pub other: bool,
+    /// How much the sender wants to be a default router.
+    pub preference: Preference,
     /// For how many seconds the sender is a default router; 0 if it is none.
     pub lifetime: u16,
     /// For how many milliseconds a neighbour counts as reachable; 0 leaves it to the hosts.
@@ -74,6 +106,7 @@ impl RouterAdvertisement {
             hop_limit: *message.get(4)?,
             managed: flags & MANAGED != 0,
             other: flags & OTHER != 0,
+            preference: Preference::of(flags),
             lifetime: be16(message, 6)?,
             reachable: be32(message, 8)?,
             retransmit: be32(message, 12)?,
@@ -107,7 +140,7 @@ impl RouterAdvertisement {
     pub(super) fn push(&self, bytes: &mut Vec<u8>) {
         let managed = if self.managed { MANAGED } else { 0 };
         let other = if self.other { OTHER } else { 0 };
-        bytes.extend_from_slice(&[self.hop_limit, managed | other]);
+        bytes.extend_from_slice(&[self.hop_limit, managed | other | self.preference.flags()]);
         bytes.extend_from_slice(&self.lifetime.to_be_bytes());
         bytes.extend_from_slice(&self.reachable.to_be_bytes());
         bytes.extend_from_slice(&self.retransmit.to_be_bytes());

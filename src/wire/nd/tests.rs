@@ -80,11 +80,68 @@ fn there_and_back(packet: &Packet) -> Vec<u8> {
     frame
 }
 
+#[test]
+fn questions_and_answers_of_a_host_read_back() {
+    let (other, src, target) = (
+        MacAddr([2, 0, 0, 0, 0, 0x77]),
+        ip("fe80::9"),
+        ip("2001:db8::1"),
+    );
+    let read = |frame: &[u8]| Packet::parse(&frame[14..], false).unwrap();
+    let asked = Message::Solicitation {
+        target,
+        mac: Some(MAC),
+    };
+    let frame = solicit(MAC, src, target);
+    assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0, 0, 1]);
+    assert_eq!(read(&frame).message, asked);
+    let frame = check(MAC, src, target, other);
+    assert_eq!(frame[..6], other.0);
+    assert_eq!((read(&frame).dst, read(&frame).message), (target, asked));
+    let frame = solicit_routers(MAC, src);
+    assert_eq!(frame[..6], [0x33, 0x33, 0, 0, 0, 2]);
+    let message = Message::RouterSolicitation { mac: Some(MAC) };
+    assert_eq!(
+        (read(&frame).dst, read(&frame).message),
+        (ALL_ROUTERS, message)
+    );
+    for (asker, to, solicited) in [
+        (src, other, true),
+        (Ipv6Addr::UNSPECIFIED, ALL_NODES_MAC, false),
+    ] {
+        let frame = answer(MAC, target, (other, asker));
+        assert_eq!(frame[..6], to.0);
+        let Message::Advertisement(told) = read(&frame).message else {
+            panic!("not read")
+        };
+        assert_eq!((told.target, told.mac), (target, Some(MAC)));
+        assert_eq!((told.solicited, told.router), (solicited, false));
+    }
+}
+
+#[test]
+fn a_router_wants_to_be_used_more_or_less() {
+    for preference in [Preference::High, Preference::Medium, Preference::Low] {
+        let told = RouterAdvertisement {
+            preference,
+            ..advertisement()
+        };
+        let packet = Packet {
+            src: ip("fe80::1"),
+            dst: ALL_NODES,
+            message: Message::RouterAdvertisement(Box::new(told)),
+        };
+        let frame = packet.emit(MAC, ALL_NODES_MAC);
+        assert_eq!(Packet::parse(&frame[14..], false), Some(packet));
+    }
+}
+
 fn advertisement() -> RouterAdvertisement {
     RouterAdvertisement {
         hop_limit: 64,
         managed: true,
         other: true,
+        preference: Preference::Medium,
         lifetime: 1800,
         reachable: 30_000,
         retransmit: 1000,

@@ -23,10 +23,9 @@ use ipnet::Ipv6Net;
 use super::Random;
 use crate::net::nat::Addressing6;
 use crate::wire::ethernet::MacAddr;
-use crate::wire::nd;
-use crate::wire::solicitation::{
-    self, Preference, Prefix, RouterAdvertisement, interface_identifier,
-};
+use crate::wire::ipv6::{interface_identifier, solicited_node};
+use crate::wire::mld;
+use crate::wire::nd::{self, FOREVER, Preference, Prefix, RouterAdvertisement};
 
 const ADDRESSES: usize = 8;
 const PREFIXES: usize = 16;
@@ -108,6 +107,17 @@ pub(super) struct V6 {
     defended: Option<Instant>,
     /// When groups were reported last because somebody asked.
     reported: Option<Instant>,
+}
+
+/// Returns a time that a router told of; `None` for ever.
+fn span(seconds: u32) -> Option<Duration> {
+    (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// Whether addresses can be of a prefix, and are not to be used longer than they are valid (RFC 4862, section 5.5.3).
+fn is_sensible(prefix: &Prefix) -> bool {
+    let ip = prefix.net.network();
+    prefix.preferred <= prefix.valid && !ip.is_multicast() && !ip.is_unicast_link_local()
 }
 
 fn is_past(until: Option<Instant>, now: Instant) -> bool {
@@ -211,7 +221,7 @@ impl V6 {
         let own = self.addresses.iter().position(|own| own.ip == target);
         let Some(index) = own else { return };
         match self.addresses[index].stage {
-            Stage::Assigned => out.push(solicitation::answer(self.mac, target, asker, src)),
+            Stage::Assigned => out.push(nd::answer(self.mac, target, (asker, src))),
             // Two that want the same address at the same time both do without.
             Stage::Tentative(_) if src.is_unspecified() => self.give_up(index, now),
             Stage::Wanted(_) | Stage::Tentative(_) | Stage::Taken(_) => {}
@@ -243,17 +253,14 @@ impl V6 {
             return;
         };
         self.reported = Some(now);
-        let groups = self
-            .addresses
-            .iter()
-            .map(|own| solicitation::solicited_node(own.ip));
+        let groups = self.addresses.iter().map(|own| solicited_node(own.ip));
         let mut groups: Vec<_> = groups.collect();
         groups.sort_unstable();
         groups.dedup();
         out.extend(
             groups
                 .into_iter()
-                .map(|group| solicitation::join(self.mac, source, group)),
+                .map(|group| mld::join(self.mac, source, group)),
         );
     }
 
@@ -271,16 +278,21 @@ impl V6 {
     }
 
     /// Takes in what a router advertises.
-    pub(super) fn handle_advertisement(&mut self, heard: &RouterAdvertisement, now: Instant) {
+    pub(super) fn handle_advertisement(
+        &mut self,
+        router: Ipv6Addr,
+        heard: &RouterAdvertisement,
+        now: Instant,
+    ) {
         if !self.auto {
             return;
         }
         self.managed = heard.managed;
-        self.hear_router(heard, now);
+        self.hear_router(router, heard, now);
         if let Some(mtu) = heard.mtu.and_then(|mtu| u16::try_from(mtu).ok()) {
             self.mtu = Some(mtu).filter(|mtu| *mtu >= MIN_MTU).or(self.mtu);
         }
-        for prefix in &heard.prefixes {
+        for prefix in heard.prefixes.iter().filter(|prefix| is_sensible(prefix)) {
             if prefix.on_link {
                 self.hear_on_link(prefix, now);
             }
@@ -291,13 +303,10 @@ impl V6 {
         self.choose(now);
     }
 
-    fn hear_router(&mut self, heard: &RouterAdvertisement, now: Instant) {
-        let known = self
-            .routers
-            .iter()
-            .position(|known| known.ip == heard.router);
+    fn hear_router(&mut self, ip: Ipv6Addr, heard: &RouterAdvertisement, now: Instant) {
+        let known = self.routers.iter().position(|known| known.ip == ip);
         let known = known.map(|at| self.routers.remove(at));
-        if heard.lifetime.is_zero() {
+        if heard.lifetime == 0 {
             self.solicit_if_alone(now);
             return;
         }
@@ -306,9 +315,9 @@ impl V6 {
             return;
         }
         self.routers.push(Router {
-            ip: heard.router,
+            ip,
             preference: heard.preference,
-            until: Some(now + heard.lifetime),
+            until: Some(now + Duration::from_secs(heard.lifetime.into())),
         });
         self.routers
             .sort_by_key(|router| (router.preference, router.ip));
@@ -322,7 +331,7 @@ impl V6 {
     }
 
     fn hear_on_link(&mut self, prefix: &Prefix, now: Instant) {
-        let until = prefix.valid.map(|valid| now + valid);
+        let until = span(prefix.valid).map(|valid| now + valid);
         self.on_link.retain(|(net, _)| *net != prefix.net);
         if !is_past(until, now) && self.on_link.len() < PREFIXES {
             self.on_link.push((prefix.net, until));
@@ -330,24 +339,23 @@ impl V6 {
     }
 
     fn hear_autonomous(&mut self, prefix: &Prefix, now: Instant) {
-        let preferred = prefix.preferred.map(|preferred| now + preferred);
+        let preferred = span(prefix.preferred).map(|preferred| now + preferred);
+        let valid = span(prefix.valid);
         let mut known = self.addresses.iter_mut();
         if let Some(own) = known.find(|own| own.made_of == Some(prefix.net)) {
             own.preferred = preferred;
             let left = own.valid.map(|valid| valid.saturating_duration_since(now));
-            own.valid = match (prefix.valid, left) {
+            own.valid = match (valid, left) {
                 (Some(told), Some(left)) if told <= TWO_HOURS && told <= left => {
                     Some(now + left.min(TWO_HOURS))
                 }
                 (Some(told), None) if told <= TWO_HOURS => Some(now + TWO_HOURS),
                 (told, _) => told.map(|told| now + told),
             };
-        } else if !prefix.valid.is_some_and(|valid| valid.is_zero())
-            && self.addresses.len() < ADDRESSES
-        {
+        } else if prefix.valid > 0 && self.addresses.len() < ADDRESSES {
             let mut own = Address::new(make(prefix.net, self.mac, 0), Some(prefix.net), now);
             own.preferred = preferred;
-            own.valid = prefix.valid.map(|valid| now + valid);
+            own.valid = valid.map(|valid| now + valid);
             self.addresses.push(own);
         }
     }
@@ -410,9 +418,9 @@ impl V6 {
                         own.ip = make(net, mac, 0);
                     }
                     own.stage = Stage::Tentative(now + TENTATIVE);
-                    let group = solicitation::solicited_node(own.ip);
-                    out.push(solicitation::join(mac, Ipv6Addr::UNSPECIFIED, group));
-                    out.push(solicitation::probe(mac, own.ip));
+                    let group = solicited_node(own.ip);
+                    out.push(mld::join(mac, Ipv6Addr::UNSPECIFIED, group));
+                    out.push(nd::probe(mac, own.ip));
                 }
                 Stage::Tentative(at) if at <= now => {
                     own.stage = Stage::Assigned;
@@ -439,7 +447,7 @@ impl V6 {
         if at > now {
             return;
         }
-        out.extend(source.map(|source| solicitation::ask_routers(self.mac, source)));
+        out.extend(source.map(|source| nd::solicit_routers(self.mac, source)));
         let seconds = (SOLICIT.0 << tries.min(16)).min(SOLICIT.1);
         // A tenth more or less.
         let millis = seconds * 900 + random.below(seconds * 200 + 1);

@@ -608,10 +608,12 @@ fn ip6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
-fn heard(frames: &[Vec<u8>]) -> Vec<Heard> {
+fn heard(frames: &[Vec<u8>]) -> Vec<Told> {
     frames
         .iter()
-        .filter_map(|frame| Heard::parse(&frame[14..]))
+        .filter_map(|frame| nd::Packet::parse(&frame[14..], false))
+        .map(|packet| packet.message)
+        .filter(|told| !matches!(told, Told::RouterSolicitation { .. }))
         .collect()
 }
 
@@ -657,7 +659,11 @@ fn advertise(router: u16, lifetime: u16, prefixes: &[(&str, u32, u32)]) -> Vec<u
 fn router_says(router: u16) -> Vec<u8> {
     let [_, number] = router.to_be_bytes();
     let src = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, router);
-    solicitation::answer(MacAddr([2, 0, 0, 0, 6, number]), src, OWN, ip6(LINK_LOCAL))
+    nd::answer(
+        MacAddr([2, 0, 0, 0, 6, number]),
+        src,
+        (OWN, ip6(LINK_LOCAL)),
+    )
 }
 
 const FAR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0, 0, 0, 0, 0, 1));
@@ -680,14 +686,14 @@ fn advertised() -> Lab {
 fn an_address_is_made_of_what_a_router_advertises() {
     let mut lab = auto();
     let sent = lab.wait(Duration::ZERO);
-    let probe = Heard::Solicitation(solicitation::NeighbourSolicitation {
-        src: Ipv6Addr::UNSPECIFIED,
+    let probe = Told::Solicitation {
         target: ip6(LINK_LOCAL),
-    });
+        mac: None,
+    };
     assert_eq!(heard(&sent), [probe]);
     assert_eq!(sent.len(), 2, "and switches are told of the group");
     let sent = lab.wait(SECOND);
-    assert!(matches!(heard(&sent)[..], [Heard::Advertisement(_)]));
+    assert!(matches!(heard(&sent)[..], [Told::Advertisement(_)]));
     let asks = |frame: &&Vec<u8>| frame[54] == 133;
     assert_eq!(sent.iter().filter(asks).count(), 1);
     assert_eq!(lab.side.v6(), None);
@@ -697,9 +703,9 @@ fn an_address_is_made_of_what_a_router_advertises() {
     let sent = lab.wait(SECOND);
     assert_eq!(lab.side.v6(), Some(ip6(GLOBAL)));
     assert_eq!(lab.side.mtu(), 1400);
-    let asked = heard(&sent)
-        .into_iter()
-        .any(|heard| matches!(heard, Heard::Solicitation(asked) if asked.target == ip6("fe80::1")));
+    let asked = heard(&sent).into_iter().any(
+        |heard| matches!(heard, Told::Solicitation { target, .. } if target == ip6("fe80::1")),
+    );
     assert!(asked, "the router is asked where it is");
     assert_eq!(lab.side.mac_for(FAR6), None);
     lab.hear(&router_says(1));
@@ -732,6 +738,22 @@ fn routers_are_asked_for_ever_less_often_until_one_answers() {
 }
 
 #[test]
+fn a_prefix_that_makes_no_sense_is_no_prefix() {
+    let mut lab = auto();
+    lab.wait(SECOND * 2);
+    let prefixes = [
+        ("2001:db8::", 100, 200),
+        ("ff05::", 200, 100),
+        ("fe80::", 200, 100),
+    ];
+    let before = lab.side.v6.poll_timeout(lab.now);
+    lab.hear(&advertise(1, 0, &prefixes));
+    lab.wait(SECOND * 2);
+    assert_eq!(lab.side.v6(), None);
+    assert_eq!(lab.side.v6.poll_timeout(lab.now), before, "none of it ends");
+}
+
+#[test]
 fn an_address_that_somebody_has_is_made_anew() {
     let mut lab = auto();
     lab.wait(SECOND * 2);
@@ -743,12 +765,12 @@ fn an_address_that_somebody_has_is_made_anew() {
         let claim = if round % 2 == 0 {
             nd::unsolicited(OTHER, taken, false)
         } else {
-            solicitation::probe(OTHER, taken)
+            nd::probe(OTHER, taken)
         };
         lab.hear(&claim);
         for heard in heard(&lab.wait(Duration::ZERO)) {
-            if let Heard::Solicitation(probe) = heard {
-                seen.push(probe.target);
+            if let Told::Solicitation { target, .. } = heard {
+                seen.push(target);
             }
         }
     }
@@ -766,12 +788,12 @@ fn an_address_that_somebody_has_is_made_anew() {
 fn solicitations_for_own_addresses_are_answered_and_pings_too() {
     let mut lab = advertised();
     for own in [GLOBAL, LINK_LOCAL] {
-        let ask = solicitation::ask_neighbour(OTHER, ip6("fe80::5"), ip6(own), None);
+        let ask = nd::solicit(OTHER, ip6("fe80::5"), ip6(own));
         let told = lab.hear(&ask);
         assert_eq!(told[0][..6], OTHER.0);
-        assert!(matches!(heard(&told)[..], [Heard::Advertisement(_)]));
+        assert!(matches!(heard(&told)[..], [Told::Advertisement(_)]));
     }
-    let ask = solicitation::ask_neighbour(OTHER, ip6("fe80::5"), ip6("2001:db8::5"), None);
+    let ask = nd::solicit(OTHER, ip6("fe80::5"), ip6("2001:db8::5"));
     assert_eq!(lab.hear(&ask), Vec::<Vec<u8>>::new());
     let mut echo = vec![128, 0, 0, 0, 1, 2, 3, 4];
     let src = ip6("2001:db8::5");
@@ -847,7 +869,7 @@ fn a_router_that_is_silent_or_says_so_gives_way_to_another() {
         let last = asked
             .last()
             .map(|frame: &Vec<u8>| heard(std::slice::from_ref(frame)));
-        if matches!(last.as_deref(), Some([Heard::Solicitation(asked)]) if asked.target == ip6("fe80::2"))
+        if matches!(last.as_deref(), Some([Told::Solicitation { target, .. }]) if *target == ip6("fe80::2"))
         {
             lab.hear(&router_says(2));
         }
@@ -941,7 +963,7 @@ proptest! {
             arp(REPLY, (ROUTER, ROUTER_IP), (OWN, OWN_IP)),
             advertise(1, 1800, &[("2001:db8::", 86_400, 14_400)]),
             router_says(1),
-            solicitation::ask_neighbour(OTHER, ip6("fe80::5"), ip6(GLOBAL), None),
+            nd::solicit(OTHER, ip6("fe80::5"), ip6(GLOBAL)),
         ];
         for (kind, changes, wait) in frames {
             let mut frame = good[kind].clone();
