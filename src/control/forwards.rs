@@ -11,13 +11,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::{get, post};
 use clap::{Subcommand, ValueEnum};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::{Source, json, refuse, status};
+use crate::control::api::{Source, status};
+use crate::control::change::{Refusal, answer, parsed};
 use crate::control::config;
 use crate::control::plan::{Network, Plan, forward, nat, services};
 use crate::control::problem::{Problems, did_you_mean};
@@ -30,6 +29,9 @@ use crate::net::nat::{Protocol, View};
 
 /// Where forwards are shown, added and removed.
 pub const ENDPOINTS: [&str; 3] = ["/v1/forwards", "/v1/forwards/add", "/v1/forwards/remove"];
+
+/// What a request attempts that is not understood.
+const ATTEMPT: &str = "change the port forwards";
 
 /// What is to be done about port forwards, on the command line.
 #[derive(Clone, Debug, Eq, PartialEq, Subcommand)]
@@ -184,16 +186,6 @@ impl RemoveArgs {
     }
 }
 
-/// Why nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {attempt}: {reason}")]
-pub struct ForwardError {
-    attempt: String,
-    /// Why not, and what to do.
-    reason: String,
-    status: StatusCode,
-}
-
 impl Ask {
     /// Says what was done, or what there is.
     pub fn render(&self, rows: &[Forward]) -> String {
@@ -235,9 +227,9 @@ impl Ask {
 }
 
 impl Add {
-    fn error(&self, status: StatusCode, reason: impl Into<String>) -> ForwardError {
+    fn error(&self, status: StatusCode, reason: impl Into<String>) -> Refusal {
         let (listen, network) = (&self.listen, &self.network);
-        ForwardError {
+        Refusal {
             attempt: format!("add a forward on {listen:?} to network {network:?}"),
             reason: reason.into(),
             status,
@@ -245,7 +237,7 @@ impl Add {
     }
 
     /// Finds out what it means, as for one that is in the file.
-    fn plan(&self, plan: &Plan) -> Result<forward::Forward, ForwardError> {
+    fn plan(&self, plan: &Plan) -> Result<forward::Forward, Refusal> {
         let wrong = |error: String| self.error(StatusCode::BAD_REQUEST, error);
         let (network, nat) = translated(plan, &self.network)
             .map_err(|reason| self.error(StatusCode::NOT_FOUND, reason))?;
@@ -290,7 +282,7 @@ impl Add {
         }
     }
 
-    fn carry_out(&self, source: &Source) -> Result<Vec<Forward>, ForwardError> {
+    fn carry_out(&self, source: &Source) -> Result<Vec<Forward>, Refusal> {
         let planned = self.plan(&source.plan)?;
         let prefix = source.prefixes.of(&self.network);
         let both = Path::new(services::IPV6).exists();
@@ -322,9 +314,9 @@ impl Add {
 }
 
 impl Remove {
-    fn error(&self, status: StatusCode, reason: impl Into<String>) -> ForwardError {
+    fn error(&self, status: StatusCode, reason: impl Into<String>) -> Refusal {
         let (listen, network) = (&self.listen, &self.network);
-        ForwardError {
+        Refusal {
             attempt: format!("remove the forward on {listen:?} from network {network:?}"),
             reason: reason.into(),
             status,
@@ -332,7 +324,7 @@ impl Remove {
     }
 
     /// Finds the forwards that are meant; on all addresses there may be one of each family.
-    fn find<'a>(&self, plan: &Plan, view: &'a View) -> Result<Vec<&'a ForwardRow>, ForwardError> {
+    fn find<'a>(&self, plan: &Plan, view: &'a View) -> Result<Vec<&'a ForwardRow>, Refusal> {
         translated(plan, &self.network)
             .map_err(|reason| self.error(StatusCode::NOT_FOUND, reason))?;
         let listen: Listen = self
@@ -369,7 +361,7 @@ impl Remove {
         Ok(found)
     }
 
-    fn carry_out(&self, source: &Source) -> Result<Vec<Forward>, ForwardError> {
+    fn carry_out(&self, source: &Source) -> Result<Vec<Forward>, Refusal> {
         let stuck = || {
             let reason = ChangeError::NoAnswer.to_string();
             self.error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -419,17 +411,17 @@ fn translated<'a>(plan: &'a Plan, name: &str) -> Result<(&'a Network, &'a nat::N
 pub fn router() -> Router<Arc<Source>> {
     let [list, add, remove] = ENDPOINTS;
     let added = |State(source): State<Arc<Source>>, body: Bytes| async move {
-        answer(source, parsed::<Add>(&body), Add::carry_out).await
+        answer(source, parsed::<Add>(ATTEMPT, &body), Add::carry_out).await
     };
     let removed = |State(source): State<Arc<Source>>, body: Bytes| async move {
-        answer(source, parsed::<Remove>(&body), Remove::carry_out).await
+        answer(source, parsed::<Remove>(ATTEMPT, &body), Remove::carry_out).await
     };
     let listed = |State(source): State<Arc<Source>>| async move {
         answer(source, Ok(()), |(), source| {
             let snapshot = source.engine.snapshot();
             snapshot
                 .map(|snapshot| forwards(&snapshot))
-                .ok_or_else(|| ForwardError {
+                .ok_or_else(|| Refusal {
                     attempt: "show the port forwards".to_owned(),
                     reason: ChangeError::NoAnswer.to_string(),
                     status: StatusCode::SERVICE_UNAVAILABLE,
@@ -441,31 +433,6 @@ pub fn router() -> Router<Arc<Source>> {
         .route(list, get(listed))
         .route(add, post(added))
         .route(remove, post(removed))
-}
-
-/// Does it beside the control thread, whether or not the client waits for the answer.
-async fn answer<T: Send + 'static>(
-    source: Arc<Source>,
-    ask: Result<T, ForwardError>,
-    carry_out: fn(&T, &Source) -> Result<Vec<Forward>, ForwardError>,
-) -> Response {
-    let ask = match ask {
-        Ok(ask) => ask,
-        Err(error) => return refuse(error.status, &error.to_string()),
-    };
-    match tokio::task::spawn_blocking(move || carry_out(&ask, &source)).await {
-        Ok(Ok(rows)) => json(StatusCode::OK, &rows),
-        Ok(Err(error)) => refuse(error.status, &error.to_string()),
-        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
-    }
-}
-
-fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, ForwardError> {
-    serde_json::from_slice(body).map_err(|error| ForwardError {
-        attempt: "change the port forwards".to_owned(),
-        reason: format!("the request is not understood: {error}"),
-        status: StatusCode::BAD_REQUEST,
-    })
 }
 
 #[cfg(test)]
@@ -616,12 +583,19 @@ mod tests {
 
     #[test]
     fn a_request_is_what_it_says_and_nothing_else() {
-        let short: Add = parsed(br#"{"network":"n","listen":":80","to":["web1:80"]}"#).unwrap();
+        let short: Add = parsed(
+            ATTEMPT,
+            br#"{"network":"n","listen":":80","to":["web1:80"]}"#,
+        )
+        .unwrap();
         assert_eq!(
             (short.protocol, short.balance, short.health),
             (ProtocolWord::Tcp, BalanceWord::RoundRobin, false)
         );
-        let wrong = parsed::<Remove>(br#"{"network":"n","listen":":80","protocol":"icmp"}"#);
+        let wrong = parsed::<Remove>(
+            ATTEMPT,
+            br#"{"network":"n","listen":":80","protocol":"icmp"}"#,
+        );
         let text = wrong.unwrap_err().to_string();
         assert!(text.starts_with("cannot change the port forwards: the request is not understood: unknown variant `icmp`"), "{text}");
     }

@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod api;
 pub mod args;
+pub mod change;
 pub mod cli;
 pub mod client;
 pub mod config;

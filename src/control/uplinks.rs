@@ -9,13 +9,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::post;
 use clap::Subcommand;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::{Source, json, refuse, status};
+use crate::control::api::{Source, status};
+use crate::control::change::{Refusal, answer, parsed};
 use crate::control::problem::did_you_mean;
 use crate::control::show::team::{Team, teams};
 use crate::control::value::Adapter;
@@ -25,6 +24,9 @@ use crate::ports::packet;
 
 /// Where uplinks are added, and where they are removed.
 pub const ENDPOINTS: [&str; 2] = ["/v1/uplinks/add", "/v1/uplinks/remove"];
+
+/// What a request attempts that is not understood.
+const ATTEMPT: &str = "change the uplinks";
 
 /// What is to be done about an uplink, on the command line and in the body of a request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, Subcommand)]
@@ -60,16 +62,6 @@ pub struct Remove {
     /// The adapter
     #[arg(value_name = "IFACE")]
     pub uplink: String,
-}
-
-/// Why nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {attempt}: {reason}")]
-pub struct UplinkError {
-    attempt: String,
-    /// Why not, and what to do.
-    reason: String,
-    status: StatusCode,
 }
 
 impl Ask {
@@ -126,8 +118,8 @@ impl Ask {
     }
 
     /// Does it, and returns the team as it is then.
-    fn carry_out(&self, source: &Source) -> Result<Team, UplinkError> {
-        let error = |status, reason: String| UplinkError {
+    fn carry_out(&self, source: &Source) -> Result<Team, Refusal> {
+        let error = |status, reason: String| Refusal {
             attempt: self.attempt(),
             reason,
             status,
@@ -204,7 +196,8 @@ pub fn router() -> Router<Arc<Source>> {
             add,
             post(
                 |State(source): State<Arc<Source>>, body: Bytes| async move {
-                    answer(source, parsed(&body).map(Ask::Add)).await
+                    let ask = parsed(ATTEMPT, &body).map(Ask::Add);
+                    answer(source, ask, Ask::carry_out).await
                 },
             ),
         )
@@ -212,31 +205,11 @@ pub fn router() -> Router<Arc<Source>> {
             remove,
             post(
                 |State(source): State<Arc<Source>>, body: Bytes| async move {
-                    answer(source, parsed(&body).map(Ask::Remove)).await
+                    let ask = parsed(ATTEMPT, &body).map(Ask::Remove);
+                    answer(source, ask, Ask::carry_out).await
                 },
             ),
         )
-}
-
-/// Changes the team beside the control thread, whether or not the client waits for the answer.
-async fn answer(source: Arc<Source>, ask: Result<Ask, UplinkError>) -> Response {
-    let ask = match ask {
-        Ok(ask) => ask,
-        Err(error) => return refuse(error.status, &error.to_string()),
-    };
-    match tokio::task::spawn_blocking(move || ask.carry_out(&source)).await {
-        Ok(Ok(team)) => json(StatusCode::OK, &team),
-        Ok(Err(error)) => refuse(error.status, &error.to_string()),
-        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
-    }
-}
-
-fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, UplinkError> {
-    serde_json::from_slice(body).map_err(|error| UplinkError {
-        attempt: "change the uplinks".to_owned(),
-        reason: format!("the request is not understood: {error}"),
-        status: StatusCode::BAD_REQUEST,
-    })
 }
 
 /// Returns what to do instead, where the error does not say so itself.
@@ -292,10 +265,10 @@ mod tests {
     #[test]
     fn a_request_says_what_is_asked_and_nothing_else() {
         let body = serde_json::to_vec(&ask("eth2")).unwrap();
-        assert_eq!(parsed(&body).map(Ask::Add).unwrap(), ask("eth2"));
-        let short: Add = parsed(br#"{"network":"vmnet0","uplink":"eth2"}"#).unwrap();
+        assert_eq!(parsed(ATTEMPT, &body).map(Ask::Add).unwrap(), ask("eth2"));
+        let short: Add = parsed(ATTEMPT, br#"{"network":"vmnet0","uplink":"eth2"}"#).unwrap();
         assert!(!short.standby);
-        let wrong = parsed::<Remove>(br#"{"network":"vmnet0","uplink":"eth2","role":1}"#);
+        let wrong = parsed::<Remove>(ATTEMPT, br#"{"network":"vmnet0","uplink":"eth2","role":1}"#);
         let text = wrong.unwrap_err().to_string();
         let start =
             "cannot change the uplinks: the request is not understood: unknown field `role`";

@@ -236,7 +236,7 @@ impl Worker {
             any |= worked;
             let slot = &mut self.slots[port.index()];
             if slot.answers {
-                // What it has sent may want to be looked after.
+                // What it has got or sent may want to be looked after.
                 self.next_timer = earlier(self.next_timer, slot.port.poll_timeout());
             }
             if worked {
@@ -353,8 +353,6 @@ impl Worker {
             slot.report(&network.name, &fault, now);
         }
         if slot.answers {
-            // What came in from outside may have something due.
-            *next_timer = earlier(*next_timer, slot.port.poll_timeout());
             if let Some(log) = flow_log
                 && let Some(nat) = slot.port.nat()
             {
