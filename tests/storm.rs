@@ -40,6 +40,9 @@ use vmlan::wire::tcp::{Flags, Tcp};
 use vmlan::wire::udp::{self, Udp};
 use vmlan::wire::virtio_net::{GSO_TCPV4, NEEDS_CSUM, VirtioNetHeader};
 
+#[path = "storm/router.rs"]
+mod router;
+
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 const HONEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const HOSTILE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -151,25 +154,51 @@ struct Servers {
     nobody: u16,
 }
 
+/// Where frames come from and where they go.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Hardware addresses: from, to.
+    stations: (MacAddr, MacAddr),
+    /// Sources; the last is somebody else's.
+    from: ([Ipv4Addr; 3], [Ipv6Addr; 3]),
+    /// Destinations, and any other.
+    to: ([Ipv4Addr; 2], [Ipv6Addr; 3]),
+}
+
+impl Place {
+    /// A hostile guest's, behind the gateway.
+    fn inside() -> Self {
+        let of = [HOSTILE, HOSTILE, HONEST];
+        Self {
+            stations: (HOSTILE, GATEWAY),
+            from: (of.map(guest_v4), of.map(guest_v6)),
+            to: ([GATEWAY_V4; 2], [GATEWAY_V6, GATEWAY_V6, LINK_LOCAL]),
+        }
+    }
+}
+
 /// Makes frames that make little sense.
 struct Storm {
     dice: Dice,
     servers: Servers,
+    place: Place,
 }
 
 impl Storm {
     fn v4(&mut self, protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let src = guest_v4(self.dice.pick(&[HOSTILE, HOSTILE, HONEST]));
+        let Place { stations, from, to } = self.place;
+        let src = self.dice.pick(&from.0);
         let far = Ipv4Addr::from(self.dice.long());
-        let dst = self.dice.pick(&[GATEWAY_V4, GATEWAY_V4, far]);
+        let dst = self.dice.pick(&[to.0[0], to.0[1], far]);
         let packet = ipv4::emit(src, dst, protocol, payload).unwrap();
-        ethernet::emit(GATEWAY, HOSTILE, ETHERTYPE_IPV4, &packet)
+        ethernet::emit(stations.1, stations.0, ETHERTYPE_IPV4, &packet)
     }
 
     fn v6(&mut self, next_header: u8, payload: &[u8]) -> Vec<u8> {
-        let src = guest_v6(self.dice.pick(&[HOSTILE, HOSTILE, HONEST]));
+        let Place { stations, from, to } = self.place;
+        let src = self.dice.pick(&from.1);
         let far = Ipv6Addr::from(u128::from(self.dice.next()) << 64 | 1 << 125);
-        let dst = self.dice.pick(&[GATEWAY_V6, GATEWAY_V6, LINK_LOCAL, far]);
+        let dst = self.dice.pick(&[to.1[0], to.1[1], to.1[2], far]);
         let packet = Ipv6 {
             src,
             dst,
@@ -177,7 +206,12 @@ impl Storm {
             hop_limit: self.dice.pick(&[0, 1, 2, 64, 255]),
             payload,
         };
-        ethernet::emit(GATEWAY, HOSTILE, ETHERTYPE_IPV6, &packet.emit().unwrap())
+        ethernet::emit(
+            stations.1,
+            stations.0,
+            ETHERTYPE_IPV6,
+            &packet.emit().unwrap(),
+        )
     }
 
     fn ip(&mut self, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -396,9 +430,17 @@ fn tame(frame: &mut [u8], offload: VirtioNetHeader, servers: Servers) {
     }
 }
 
+fn config(iss: u32) -> Config {
+    Config {
+        iss: Seq(iss),
+        mss: 1440,
+        default_mss: 536,
+    }
+}
+
 /// An end of a TCP connection, as a guest has it.
 struct Peer {
-    mac: MacAddr,
+    stations: Stations,
     endpoint: Endpoint,
     own: SocketAddr,
     remote: SocketAddr,
@@ -409,15 +451,23 @@ struct Peer {
 
 impl Peer {
     fn connect(mac: MacAddr, own: SocketAddr, remote: SocketAddr, iss: u32, now: Instant) -> Self {
-        let config = Config {
-            iss: Seq(iss),
-            mss: 1440,
-            default_mss: 536,
+        let stations = Stations {
+            gateway: mac,
+            guest: GATEWAY,
         };
-        let mut endpoint = Endpoint::connect(config, now);
+        let endpoint = Endpoint::connect(config(iss), now);
+        Self::new(stations, endpoint, own, remote)
+    }
+
+    fn new(
+        stations: Stations,
+        mut endpoint: Endpoint,
+        own: SocketAddr,
+        remote: SocketAddr,
+    ) -> Self {
         endpoint.set_room(200_000);
         Self {
-            mac,
+            stations,
             endpoint,
             own,
             remote,
@@ -465,11 +515,15 @@ impl Peer {
             let payload = &self.out[transmit.range];
             let ips = (self.own.ip(), self.remote.ip());
             let mut head = Head::default();
-            let stations = Stations {
-                gateway: self.mac,
-                guest: GATEWAY,
-            };
-            segments::fill(&mut head, stations, ips, &tcp, payload.len(), transmit.mss).unwrap();
+            segments::fill(
+                &mut head,
+                self.stations,
+                ips,
+                &tcp,
+                payload.len(),
+                transmit.mss,
+            )
+            .unwrap();
             frames.push(([head.bytes(), payload].concat(), head.offload));
         }
         frames
@@ -627,6 +681,7 @@ impl Lab {
             storm: Storm {
                 dice: Dice::new(),
                 servers,
+                place: Place::inside(),
             },
             honest: Peer::connect(HONEST, own, remote, 7, now.instant),
             hostile: BTreeMap::new(),
@@ -1215,6 +1270,7 @@ fn an_honest_guest_does_not_notice_what_another_sends_to_the_gateway() {
     let mut storm = Storm {
         dice: Dice::new(),
         servers,
+        place: Place::inside(),
     };
     let (mut frames, mut replies, mut asks) = (0u64, 0, Vec::new());
     let start = Instant::now();

@@ -377,6 +377,10 @@ impl<A: Address> Translator<A> {
     ) {
         let side = frame.arrival.side;
         let gateways = &shared.spec.gateways;
+        // Who is not inside has not sent it.
+        if side == Side::Inside && !gateways.is_inside(ip.src.into()) {
+            return;
+        }
         let inside = if A::V6 {
             gateways.v6.map(|(own, _)| own.into())
         } else {

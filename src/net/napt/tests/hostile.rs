@@ -120,6 +120,27 @@ fn a_broken_header_checksum_stays_broken_and_goes_nowhere() {
 }
 
 #[test]
+fn who_is_said_to_have_sent_something_from_elsewhere_is_told_nothing() {
+    let mut lab = lab();
+    for (src, dst) in [
+        ("100.64.0.10:5000", SERVER),
+        ("[2001:db8:77::10]:5000", "[2001:db8:9::7]:53000"),
+    ] {
+        let sent = Sent {
+            ttl: 1,
+            ..udp(src, dst)
+        };
+        assert_eq!(lab.raw(Side::Inside, &sent.frame(A), sent.header()), []);
+    }
+    let sent = Sent {
+        ttl: 1,
+        ..udp("10.0.0.10:5000", SERVER)
+    };
+    let told = lab.raw(Side::Inside, &sent.frame(A), sent.header());
+    assert_eq!(told.len(), 1, "who is inside is told");
+}
+
+#[test]
 fn source_routes_are_refused_and_other_options_pass() {
     let mut lab = lab();
     let with = |option: &[u8]| {
