@@ -352,13 +352,12 @@ impl Worker {
         if let Err(fault) = slot.port.receive(burst, &mut slot.drops) {
             slot.report(&network.name, &fault, now);
         }
-        if slot.answers {
-            if let Some(log) = flow_log
-                && let Some(nat) = slot.port.nat()
-            {
-                for event in nat.take_events() {
-                    log.note(&network.name, &event);
-                }
+        if slot.answers
+            && let Some(log) = flow_log
+            && let Some(nat) = slot.port.nat()
+        {
+            for event in nat.take_events() {
+                log.note(&network.name, &event);
             }
         }
         let (was_up, of_network) = (slot.up, slot.network);
