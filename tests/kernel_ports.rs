@@ -28,7 +28,7 @@ use vmlan::net::outbox::Egress;
 use vmlan::net::vlan::{Tag, TagAction};
 use vmlan::net::{address, gateway};
 use vmlan::ports::burst::Burst;
-use vmlan::ports::packet::{self, Packet};
+use vmlan::ports::packet::{self, Driver, Packet};
 use vmlan::ports::sockets::{self, Sockets};
 use vmlan::ports::tap::{self, Tap};
 use vmlan::ports::{OpenError, Port, PortSpec, PortState, Sent, Watcher};
@@ -106,18 +106,31 @@ fn pair() -> (Packet, Packet) {
     ip("link add v0 type veth peer name v1");
     ip("link set v0 up");
     ip("link set v1 up");
-    let (mut a, mut b) = (uplink("v0"), uplink("v1"));
+    open_pair([Driver::AfPacket; 2])
+}
+
+/// Opens both ends of a pair.
+fn open_pair([a, b]: [Driver; 2]) -> (Packet, Packet) {
+    let (mut a, mut b) = (uplink_by(a, "v0"), uplink_by(b, "v1"));
     until("the pair is up", || has_link(&mut a) && has_link(&mut b));
     (a, b)
 }
 
 fn uplink(interface: &str) -> Packet {
-    Packet::open(&packet::Spec {
+    uplink_by(Driver::AfPacket, interface)
+}
+
+fn uplink_by(driver: Driver, interface: &str) -> Packet {
+    Packet::open(&uplink_spec(driver, interface)).unwrap()
+}
+
+fn uplink_spec(driver: Driver, interface: &str) -> packet::Spec {
+    packet::Spec {
         interface: interface.to_owned(),
         optional: false,
         speed: None,
-    })
-    .unwrap()
+        driver,
+    }
 }
 
 fn tap_spec(name: &str, address: &str) -> tap::Spec {
@@ -809,6 +822,7 @@ fn an_optional_adapter_that_is_absent_is_taken_when_it_shows_up() {
             interface: "v0".to_owned(),
             optional: true,
             speed: None,
+            driver: Driver::AfPacket,
         })
         .unwrap();
         let epoll = Epoll::new();
@@ -849,6 +863,7 @@ fn an_adapter_that_cannot_be_used_when_it_shows_up_stops_nothing() {
             interface: "lo".to_owned(),
             optional: true,
             speed: None,
+            driver: Driver::AfPacket,
         });
         assert!(error.is_err(), "one that is there is judged at once");
     });
@@ -963,6 +978,7 @@ fn an_uplink_is_an_ethernet_adapter_that_exists() {
                 interface: interface.to_owned(),
                 optional: false,
                 speed: None,
+                driver: Driver::AfPacket,
             })
             .err()
             .unwrap();
@@ -975,6 +991,7 @@ fn an_uplink_is_an_ethernet_adapter_that_exists() {
             interface: "lo".to_owned(),
             optional: false,
             speed: None,
+            driver: Driver::AfPacket,
         })
         .err()
         .unwrap();
@@ -1006,6 +1023,7 @@ fn nobody_is_told_which_privileges_are_missing() {
             interface: "v0".to_owned(),
             optional: false,
             speed: None,
+            driver: Driver::AfPacket,
         })
         .err()
         .unwrap();
@@ -1244,13 +1262,14 @@ fn carry(from: &mut dyn Port, to: &mut dyn Port, tag: Option<Tci>, drops: &mut D
 }
 
 /// Two hosts, each behind a host adapter, exchange data over a wire between two uplinks.
-fn exchange(tag: Option<Tci>) {
+fn exchange(tag: Option<Tci>, drivers: [Driver; 2]) {
     const LEN: usize = 8 << 20;
     let data: Vec<u8> = (0..LEN)
         .map(|i| u8::try_from((i / 7 + i / 4099) % 256).unwrap())
         .collect();
 
-    let (mut uplink_a, mut uplink_b) = pair();
+    pair();
+    let (mut uplink_a, mut uplink_b) = open_pair(drivers);
     let mut tap_a = Tap::open(&tap_spec("t0", "10.9.0.1/24")).unwrap();
     let (done, finished) = mpsc::channel();
     let (give_tap, take_tap) = mpsc::channel();
@@ -1304,8 +1323,14 @@ fn exchange(tag: Option<Tci>) {
     }
     far.join().unwrap();
     near.join().unwrap();
+    let whole = |(port, len): (usize, &u32)| {
+        // What AF_XDP carries is cut before it crosses.
+        let crossed = port % 2 == 1;
+        let cut = crossed && drivers.contains(&Driver::AfXdp);
+        cut || *len > 9000
+    };
     assert!(
-        longest.iter().all(|len| *len > 9000),
+        longest.iter().enumerate().all(whole),
         "super-frames cross whole: {longest:?}"
     );
     let wrong = drops
@@ -1316,12 +1341,27 @@ fn exchange(tag: Option<Tci>) {
 
 #[test]
 fn hosts_exchange_data_in_super_frames() {
-    in_namespace(|| exchange(None));
+    in_namespace(|| exchange(None, [Driver::AfPacket; 2]));
+}
+
+#[test]
+fn hosts_exchange_data_in_super_frames_that_are_cut_for_a_lane() {
+    for drivers in [
+        [Driver::AfXdp, Driver::AfPacket],
+        [Driver::AfXdp, Driver::AfXdp],
+    ] {
+        in_namespace(move || exchange(None, drivers));
+    }
+}
+
+#[test]
+fn hosts_exchange_data_by_a_lane_in_tagged_frames() {
+    in_namespace(|| exchange(Some(Tci(10)), [Driver::AfXdp, Driver::AfPacket]));
 }
 
 #[test]
 fn hosts_exchange_data_in_super_frames_that_travel_tagged() {
-    in_namespace(|| exchange(Some(Tci(10))));
+    in_namespace(|| exchange(Some(Tci(10)), [Driver::AfPacket; 2]));
 }
 
 /// The far side of a wire is a host of its own: what leaves here is segmented and finished by the kernel alone.
@@ -1781,5 +1821,528 @@ fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_
         let moved = 2 * u64::try_from(LEN).unwrap();
         assert_eq!((view().sent, view().received), (moved, moved));
         engine.stop();
+    });
+}
+
+/// How long a lane may take: one more is opened after every change of its adapter.
+fn has_lane(port: &Packet) -> bool {
+    port.driver().is_some_and(|driver| driver.name == "af_xdp")
+}
+
+/// Waits until a port that is never asked to look by itself has a lane and a link.
+fn until_lane(port: &mut Packet, epoll: &Epoll) {
+    until_told("the lane is there", port, epoll, |port| {
+        has_lane(port) && port.is_up()
+    });
+}
+
+/// Receives until so many frames are there.
+fn arrivals(port: &mut dyn Port, count: usize) -> Vec<Vec<u8>> {
+    let mut arrived = Vec::new();
+    until("the frames arrive", || {
+        arrived.extend(bytes_received(port));
+        arrived.len() >= count
+    });
+    arrived
+}
+
+/// A pair of adapters that are up, of this MTU.
+fn wire(mtu: u16) {
+    ip(&format!(
+        "link add v0 mtu {mtu} type veth peer name v1 mtu {mtu}"
+    ));
+    ip("link set v0 up");
+    ip("link set v1 up");
+}
+
+#[test]
+fn frames_of_every_length_pass_by_lanes_at_either_end_and_at_both() {
+    for drivers in [
+        [Driver::AfXdp, Driver::AfPacket],
+        [Driver::AfPacket, Driver::AfXdp],
+        [Driver::AfXdp, Driver::AfXdp],
+    ] {
+        in_namespace(move || {
+            wire(1500);
+            let (mut a, mut b) = open_pair(drivers);
+            for (port, driver) in [(&a, drivers[0]), (&b, drivers[1])] {
+                assert_eq!(has_lane(port), driver == Driver::AfXdp);
+            }
+            let lengths = (14..=1514).step_by(50).chain([127, 128, 129, 1514]);
+            let frames: Vec<_> = lengths.map(frame).collect();
+            let bytes: usize = frames.iter().map(Vec::len).sum();
+            for _ in 0..100 {
+                let (sent, drops) = send_plain(&mut b, &frames);
+                assert_eq!(
+                    (sent.frames, sent.bytes),
+                    (frames.len() as u64, bytes as u64)
+                );
+                assert_eq!(drops, []);
+                assert_eq!(arrivals(&mut a, frames.len()), frames);
+                let (sent, drops) = send_plain(&mut a, &frames);
+                assert_eq!((sent.frames, drops), (frames.len() as u64, vec![]));
+                assert_eq!(arrivals(&mut b, frames.len()), frames);
+            }
+            assert_eq!(bytes_received(&mut a), Vec::<Vec<u8>>::new());
+        });
+    }
+}
+
+#[test]
+fn jumbo_frames_pass_by_a_lane_in_pieces() {
+    in_namespace(|| {
+        wire(9000);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        assert!(has_lane(&a));
+        let lengths = [60, 3839, 3840, 3841, 4095, 4096, 4097, 8192, 8193, 9014];
+        let frames: Vec<_> = lengths.map(frame).into();
+        for _ in 0..100 {
+            let (sent, drops) = send_plain(&mut a, &frames);
+            assert_eq!((sent.frames, drops), (10, vec![]));
+            assert_eq!(arrivals(&mut b, 10), frames);
+            send_plain(&mut b, &frames);
+            assert_eq!(arrivals(&mut a, 10), frames);
+        }
+        let (sent, drops) = send_plain(&mut a, &[frame(9015), frame(60)]);
+        assert_eq!((sent.frames, drops), (1, vec![(DropReason::TooBig, 1)]));
+    });
+}
+
+#[test]
+fn tags_pass_a_lane_where_they_are() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        let mut tagged = Vec::new();
+        for tags in [
+            &[0x81, 0, 0x60, 0x0a][..],
+            &[0x88, 0xa8, 0, 7],
+            &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9],
+        ] {
+            let mut frame = frame(1500);
+            frame.splice(12..12, tags.iter().copied());
+            tagged.push(frame);
+        }
+        send_plain(&mut b, &tagged);
+        assert_eq!(arrivals(&mut a, 3), tagged);
+        send_plain(&mut a, &tagged);
+        assert_eq!(arrivals(&mut b, 3), tagged);
+        let (full, tag) = (frame(1514), TagAction::Insert(Tci(0x600a)));
+        let (sent, drops) = send(&mut a, &[full], VirtioNetHeader::default(), tag);
+        assert_eq!((sent.frames, drops), (1, vec![]));
+        assert_eq!(arrivals(&mut b, 1)[0].len(), 1518);
+    });
+}
+
+#[test]
+fn what_a_lane_refuses_is_counted_and_what_follows_is_sent() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        let frames = [100, 3000, 100, 1515, 100].map(frame);
+        let (sent, drops) = send_plain(&mut a, &frames);
+        assert_eq!((sent.frames, sent.bytes), (3, 300));
+        assert_eq!(drops, [(DropReason::TooBig, 2)]);
+        assert_eq!(arrivals(&mut b, 3), vec![frame(100); 3]);
+        let nonsense = VirtioNetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 5000,
+            csum_offset: 6,
+            ..VirtioNetHeader::default()
+        };
+        for _ in 0..3000 {
+            let (sent, drops) = send(&mut a, &[frame(100)], nonsense, TagAction::Keep);
+            assert_eq!((sent.frames, drops), (0, vec![(DropReason::BadOffload, 1)]));
+        }
+        send_plain(&mut a, &[frame(60)]);
+        assert_eq!(arrivals(&mut b, 1), [frame(60)]);
+    });
+}
+
+#[test]
+fn more_than_a_lane_holds_is_dropped_and_it_goes_on() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        send_plain(&mut b, &vec![frame(1000); 5000]);
+        let arrived = bytes_received(&mut a);
+        assert!(arrived.len() >= 1000, "{}", arrived.len());
+        assert!(arrived.iter().all(|one| *one == frame(1000)));
+        send_plain(&mut b, &[frame(61)]);
+        assert_eq!(arrivals(&mut a, 1), [frame(61)]);
+
+        let (sent, drops) = send_plain(&mut a, &vec![frame(1000); 5000]);
+        let dropped: u64 = drops.iter().map(|(_, count)| count).sum();
+        assert_eq!(sent.frames + dropped, 5000);
+        assert!(sent.frames > 1000, "{drops:?}");
+        bytes_received(&mut b);
+        send_plain(&mut a, &[frame(62)]);
+        assert_eq!(arrivals(&mut b, 1), [frame(62)]);
+    });
+}
+
+#[test]
+fn a_lane_takes_the_frames_of_every_queue() {
+    in_namespace(|| {
+        let queues = "numrxqueues 4 numtxqueues 4";
+        ip(&format!(
+            "link add v0 {queues} type veth peer name v1 {queues}"
+        ));
+        ip("link set v0 up");
+        ip("link set v1 up");
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        let mut eye = uplink("v0");
+        until("the host looks", || has_link(&mut eye));
+        let src = Ipv4Addr::new(10, 9, 0, 1);
+        let frames: Vec<_> = (1..=200)
+            .map(|host| udp_frame(OTHER, src, Ipv4Addr::new(10, 9, 1, host), 5, &[1; 30]).0)
+            .collect();
+        send_plain(&mut b, &frames);
+        let mut arrived = arrivals(&mut a, frames.len());
+        arrived.sort_unstable();
+        assert!(arrived == frames);
+        assert!(
+            bytes_received(&mut eye).is_empty(),
+            "no queue was left to the host"
+        );
+    });
+}
+
+/// The far end of a wire is a host of its own: it answers what is said to it on TCP port 5000, and calls `told`.
+fn host_behind_a_wire(work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    let (tell, told) = mpsc::channel();
+    let (there, is_there) = mpsc::channel::<()>();
+    let far = thread::spawn(move || {
+        leave_namespace();
+        tell.send(thread_id()).unwrap();
+        is_there.recv().unwrap();
+        ip("link set lo up");
+        ip("addr add 10.9.0.2/24 dev v1");
+        ip("link set v1 up");
+        work();
+    });
+    let id = told.recv().unwrap();
+    ip(&format!("link add v0 type veth peer name v1 netns {id}"));
+    there.send(()).unwrap();
+    far
+}
+
+#[test]
+fn a_lane_leaves_the_host_its_traffic() {
+    in_namespace(|| {
+        const LEN: usize = 1 << 20;
+        let (listening, is_listening) = mpsc::channel();
+        let far = host_behind_a_wire(move || {
+            let listener = TcpListener::bind("10.9.0.2:5000").unwrap();
+            listening.send(()).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut data = vec![0; LEN];
+            stream.read_exact(&mut data).unwrap();
+            stream.write_all(&data).unwrap();
+        });
+        is_listening.recv().unwrap();
+        let mut a = uplink_by(Driver::AfXdp, "v0");
+        until("the link is up", || has_link(&mut a));
+        ip("addr add 10.9.0.1/24 dev v0");
+        let near = thread::spawn(|| {
+            let mut stream = TcpStream::connect("10.9.0.2:5000").unwrap();
+            let data: Vec<u8> = (0..LEN).map(|i| u8::try_from(i % 253).unwrap()).collect();
+            stream.write_all(&data).unwrap();
+            let mut back = vec![0; LEN];
+            stream.read_exact(&mut back).unwrap();
+            assert!(back == data);
+        });
+        let mut seen = Vec::new();
+        until("the host has its answer", || {
+            seen.extend(bytes_received(&mut a));
+            near.is_finished()
+        });
+        near.join().unwrap();
+        far.join().unwrap();
+        assert!(has_lane(&a));
+        let own = a.adapter().unwrap().mac;
+        assert!(
+            seen.iter().any(|frame| frame[..6] == own.0),
+            "what is for the host is seen, as it always was"
+        );
+    });
+}
+
+#[test]
+fn what_is_for_groups_goes_to_the_host_and_to_the_port_and_what_is_for_others_to_the_port_alone() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        let mut eye = uplink("v0");
+        until("the host looks", || has_link(&mut eye));
+        let to = |destination: MacAddr| {
+            let mut frame = frame(60);
+            frame[..6].copy_from_slice(&destination.0);
+            frame
+        };
+        let own = to(a.adapter().unwrap().mac);
+        let broadcast = to(MacAddr::BROADCAST);
+        let lldp = to(MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e]));
+        send_plain(
+            &mut b,
+            &[frame(60), broadcast.clone(), lldp.clone(), own.clone()],
+        );
+        let mut arrived = arrivals(&mut a, 4);
+        arrived.sort_unstable();
+        let mut expected = [frame(60), broadcast.clone(), lldp.clone(), own.clone()];
+        expected.sort_unstable();
+        assert_eq!(arrived, expected);
+        assert_eq!(arrivals(&mut eye, 3), [broadcast, lldp, own]);
+
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        ip(&format!("link set v0 address {OTHER}"));
+        until_told("its address changed", &mut a, &epoll, |a| {
+            a.adapter().unwrap().mac == OTHER
+        });
+        until_lane(&mut a, &epoll);
+        send_plain(&mut b, &[frame(61)]);
+        assert_eq!(arrivals(&mut eye, 1), [frame(61)], "it is the host's now");
+        assert_eq!(arrivals(&mut a, 1), [frame(61)]);
+    });
+}
+
+#[test]
+fn a_checksum_that_a_host_on_the_same_machine_left_undone_is_noticed() {
+    in_namespace(|| {
+        let (go, wait) = mpsc::channel::<()>();
+        let far = host_behind_a_wire(move || {
+            wait.recv().unwrap();
+            ip(&format!("neigh add 10.9.0.7 lladdr {OTHER} dev v1"));
+            let socket = UdpSocket::bind("10.9.0.2:4000").unwrap();
+            socket.send_to(&[7; 300], "10.9.0.7:4001").unwrap();
+        });
+        let mut a = uplink_by(Driver::AfXdp, "v0");
+        until("the link is up", || has_link(&mut a));
+        go.send(()).unwrap();
+        let mut arrived = Vec::new();
+        until("the datagram arrives", || {
+            let frames = received(&mut a, &mut Drops::default());
+            arrived.extend(
+                frames
+                    .into_iter()
+                    .filter(|(frame, _)| frame[..6] == OTHER.0),
+            );
+            !arrived.is_empty()
+        });
+        far.join().unwrap();
+        let (mut frame, header) = arrived.remove(0);
+        assert!(header.needs_checksum());
+        assert_eq!((header.csum_start, header.csum_offset), (34, 6));
+        offload::complete_checksum(&mut frame, header).unwrap();
+        let len = u16::try_from(frame.len() - 34).unwrap();
+        let sum = Sum::default()
+            .over(&frame[26..34])
+            .add_word(17)
+            .add_word(len)
+            .over(&frame[34..]);
+        assert_eq!(sum.finish(), 0, "it is right");
+    });
+}
+
+#[test]
+fn a_checksum_is_completed_before_a_lane_carries_it() {
+    in_namespace(|| {
+        wire(1500);
+        let mut a = uplink_by(Driver::AfXdp, "v0");
+        let mut b = uplink("v1");
+        until("the pair is up", || has_link(&mut a) && has_link(&mut b));
+        let (src, dst) = (Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2));
+        let (frame, header) = udp_frame(OTHER, src, dst, 4001, &[9; 1001]);
+        let mut whole = frame.clone();
+        offload::complete_checksum(&mut whole, header).unwrap();
+        send(&mut a, &[frame], header, TagAction::Keep);
+        let mut arrived = Vec::new();
+        until("the datagram arrives", || {
+            arrived.extend(received(&mut b, &mut Drops::default()));
+            !arrived.is_empty()
+        });
+        assert!(!arrived[0].1.needs_checksum());
+        assert_eq!(arrived[0].0, whole);
+    });
+}
+
+#[test]
+fn a_lane_follows_an_adapter_that_is_deleted_and_made_again() {
+    in_namespace(|| {
+        wire(1500);
+        let mut a = uplink_by(Driver::AfXdp, "v0");
+        let epoll = Epoll::new();
+        a.watch(epoll.watcher()).unwrap();
+        until_lane(&mut a, &epoll);
+        for index in [1000, 1000, 1001] {
+            ip("link del v0");
+            until_told("the adapter is gone", &mut a, &epoll, |a| !a.is_up());
+            assert_eq!((a.adapter(), a.driver()), (None, None));
+            ip(&format!("link add v0 index {index} type veth peer name v1"));
+            ip("link set v1 up");
+            until_lane(&mut a, &epoll);
+            let mut b = uplink("v1");
+            until("the far side is up", || has_link(&mut b));
+            bytes_received(&mut a);
+            epoll.reported();
+            send_plain(&mut b, &[frame(77)]);
+            until("its sockets are watched", || epoll.reported());
+            assert_eq!(arrivals(&mut a, 1), [frame(77)]);
+            send_plain(&mut a, &[frame(78)]);
+            assert_eq!(arrivals(&mut b, 1), [frame(78)]);
+        }
+    });
+}
+
+#[test]
+fn a_lane_is_gone_while_its_link_is_down_for_nobody_but_frames() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::AfXdp, Driver::AfPacket]);
+        ip("link set v0 down");
+        assert!(a.is_up(), "nobody has looked yet");
+        let (sent, drops) = send_plain(&mut a, &vec![frame(60); 40]);
+        assert_eq!((sent.frames, drops), (0, vec![(DropReason::PortDown, 40)]));
+        assert!(!a.is_up());
+        ip("link set v0 up");
+        until("the link is up", || has_link(&mut a) && has_link(&mut b));
+        bytes_received(&mut b);
+        send_plain(&mut a, &[frame(61)]);
+        until("frames flow again", || {
+            bytes_received(&mut b).contains(&frame(61))
+        });
+    });
+}
+
+/// Whether a program runs at the adapter.
+fn has_program(adapter: &str) -> bool {
+    ip(&format!("-o -d link show dev {adapter}")).contains("xdp")
+}
+
+#[test]
+fn the_program_goes_with_the_port() {
+    in_namespace(|| {
+        wire(1500);
+        let a = uplink_by(Driver::AfXdp, "v0");
+        assert!(has_program("v0"));
+        drop(a);
+        until("the program is gone", || !has_program("v0"));
+        until("it can be taken again", || {
+            Packet::open(&uplink_spec(Driver::AfXdp, "v0")).is_ok()
+        });
+    });
+}
+
+/// The other half of the test below: in a process of its own, it holds an adapter until it is killed.
+#[test]
+fn an_adapter_is_held_until_the_process_is_killed() {
+    let Ok(interface) = std::env::var("HELD_ADAPTER") else {
+        return;
+    };
+    let _held = uplink_by(Driver::AfXdp, &interface);
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn the_program_goes_with_a_process_that_is_killed() {
+    in_namespace(|| {
+        wire(1500);
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "an_adapter_is_held_until_the_process_is_killed"])
+            .env("HELD_ADAPTER", "v0")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the program is there", || has_program("v0"));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        until("the program is gone", || !has_program("v0"));
+    });
+}
+
+#[test]
+fn two_uplinks_by_lanes_do_not_share_an_adapter() {
+    in_namespace(|| {
+        wire(1500);
+        let _a = uplink_by(Driver::AfXdp, "v0");
+        let error = Packet::open(&uplink_spec(Driver::AfXdp, "v0"))
+            .err()
+            .unwrap();
+        assert_eq!(
+            error.to_string(),
+            "cannot use AF_XDP for the uplink \"v0\": cannot bind a socket to a queue of it: another socket of AF_XDP has \
+             it; two uplinks cannot share an adapter"
+        );
+    });
+}
+
+#[test]
+fn an_adapter_without_zero_copy_has_no_lane_unless_it_is_asked_for() {
+    in_namespace(|| {
+        wire(1500);
+        let (mut a, mut b) = open_pair([Driver::Auto, Driver::AfPacket]);
+        let driver = a.driver().unwrap();
+        assert_eq!(driver.name, "af_packet");
+        assert_eq!(
+            driver.why,
+            "AF_XDP cannot bind a socket to a queue of it: its driver has no zero copy"
+        );
+        assert!(a.advisories().is_empty());
+        assert!(!has_program("v0"));
+        send_plain(&mut b, &[frame(60)]);
+        assert_eq!(arrivals(&mut a, 1), [frame(60)]);
+    });
+}
+
+/// Takes every privilege from this thread but `CAP_NET_RAW`.
+#[expect(unsafe_code, reason = "std does not know capabilities")]
+fn keep_only_raw_sockets() {
+    const CAP_NET_RAW: u32 = 13;
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let kept = 1 << CAP_NET_RAW;
+    let sets: [u32; 6] = [kept, kept, 0, 0, 0, 0];
+    // SAFETY: the header and the sets are as long as the version says, and the kernel only reads them.
+    let answer = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn who_may_not_load_programs_has_no_lane_and_is_told_why() {
+    in_namespace(|| {
+        wire(1500);
+        keep_only_raw_sockets();
+        let error = Packet::open(&uplink_spec(Driver::AfXdp, "v0"))
+            .err()
+            .unwrap();
+        assert!(matches!(error, OpenError::Permission { .. }), "{error}");
+        for word in ["\"v0\"", "AF_XDP", "CAP_BPF", "setcap", "af_packet"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let a = uplink_by(Driver::Auto, "v0");
+        let driver = a.driver().unwrap();
+        assert_eq!(driver.name, "af_packet");
+        assert!(driver.why.contains("not permitted"), "{}", driver.why);
+    });
+}
+
+#[test]
+fn an_adapter_whose_driver_runs_no_programs_has_a_lane_in_the_stack() {
+    in_namespace(|| {
+        wire(1500);
+        ip("link add br0 type bridge");
+        ip("link set v0 master br0");
+        let (mut a, mut b) = (uplink_by(Driver::AfXdp, "br0"), uplink("v1"));
+        until("both are up", || has_link(&mut a) && has_link(&mut b));
+        assert!(a.driver().unwrap().why.contains("in its stack"));
+        let frames = [60, 128, 1000, 1514].map(frame);
+        // The bridge learns where who is, and hands itself what is for nobody that it knows.
+        send_plain(&mut b, &frames);
+        assert_eq!(arrivals(&mut a, 4), frames);
+        send_plain(&mut a, &frames);
+        assert_eq!(arrivals(&mut b, 4), frames);
     });
 }

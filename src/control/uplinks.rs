@@ -152,6 +152,7 @@ impl Ask {
                     interface,
                     optional: false,
                     speed: None,
+                    driver: packet::Driver::Auto,
                 };
                 let role = if add.standby {
                     team::Role::Standby

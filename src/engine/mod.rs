@@ -26,7 +26,7 @@ use crate::net::team::Role;
 use crate::net::team::view::TeamView;
 use crate::net::vlan::PrivateVlans;
 use crate::net::{dhcp, gateway as net_gateway, team};
-use crate::ports::{PortSpec, PortState, packet};
+use crate::ports::{DriverFacts, PortSpec, PortState, packet};
 use crate::wire::ethernet::MacAddr;
 
 mod carry;
@@ -143,6 +143,8 @@ pub struct PortSnapshot {
     pub mac: Option<MacAddr>,
     /// The negotiated features by name.
     pub features: Vec<&'static str>,
+    /// By what means the frames of its adapter come and go, if it has one.
+    pub driver: Option<DriverFacts>,
     /// Frames and bytes into the switch.
     pub ingress: Count,
     /// Frames and bytes out of the switch.

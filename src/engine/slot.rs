@@ -259,6 +259,7 @@ impl Slot {
             state: status.state,
             mac,
             features: status.features,
+            driver: self.port.driver(),
             ingress: self.ingress,
             egress: self.egress,
             drops: self

@@ -12,13 +12,14 @@ use crate::net::drops::DropReason;
 use crate::net::frame::{Head, ethernet_header};
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN};
-use crate::wire::ipv4::PROTOCOL_TCP;
+use crate::wire::ipv4::{PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::wire::virtio_net::{
     GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VirtioNetHeader,
 };
 use crate::wire::{be16, be32};
 
 const TCP_CHECKSUM_OFFSET: u16 = 16;
+const UDP_CHECKSUM_OFFSET: u16 = 6;
 const TCP_FLAGS: usize = 13;
 const TCP_FIN_PSH: u8 = 0x09;
 const TCP_CWR: u8 = 0x80;
@@ -113,6 +114,63 @@ fn check_length(head: &Head, mtu: u16) -> Result<(), DropReason> {
     }
 }
 
+/// Finds out by the frame alone what its sender left to be done, where nobody says so: a checksum field that holds the
+/// sum over the pseudo-header, and more TCP than packets of `mtu` bytes carry.
+///
+/// A whole checksum that happens to be that sum comes out the same when it is completed once more.
+#[inline]
+pub fn infer(head: &mut Head, mtu: u16) {
+    if let Some(offload) = inferred(head, mtu) {
+        head.offload = offload;
+    }
+}
+
+fn inferred(head: &Head, mtu: u16) -> Option<VirtioNetHeader> {
+    let bytes = head.bytes();
+    let (link_len, ethertype) = ethernet_header(bytes)?;
+    let ip = bytes.get(link_len..)?;
+    let (protocol, ip_len, len, addresses, gso_type) = match ethertype {
+        ETHERTYPE_IPV4 => {
+            let header_len = usize::from(*ip.first()? & 0x0f) * 4;
+            // Only the whole of a packet can have a sum that is left to be done.
+            if be16(ip, 6)? & 0x3fff != 0 {
+                return None;
+            }
+            let len = be16(ip, 2)?.checked_sub(u16::try_from(header_len).ok()?)?;
+            (*ip.get(9)?, header_len, len, ip.get(12..20)?, GSO_TCPV4)
+        }
+        ETHERTYPE_IPV6 => (*ip.get(6)?, 40, be16(ip, 4)?, ip.get(8..40)?, GSO_TCPV6),
+        _ => return None,
+    };
+    let csum_offset = match protocol {
+        PROTOCOL_TCP => TCP_CHECKSUM_OFFSET,
+        PROTOCOL_UDP => UDP_CHECKSUM_OFFSET,
+        _ => return None,
+    };
+    let transport = ip.get(ip_len..)?;
+    let sum = Sum::default()
+        .over(addresses)
+        .add_word(u16::from(protocol))
+        .add_word(len);
+    if be16(transport, usize::from(csum_offset))? != sum.fold() {
+        return None;
+    }
+    let start = link_len + ip_len;
+    let mut offload = VirtioNetHeader {
+        flags: NEEDS_CSUM,
+        csum_start: u16::try_from(start).ok()?,
+        csum_offset,
+        ..VirtioNetHeader::default()
+    };
+    if protocol == PROTOCOL_TCP && head.frame_len as usize > link_len + usize::from(mtu) {
+        let header_len = ip_len + usize::from(*transport.get(12)? >> 4) * 4;
+        offload.gso_type = gso_type;
+        offload.gso_size = mtu.checked_sub(u16::try_from(header_len).ok()?)?;
+        offload.hdr_len = u16::try_from(link_len + header_len).ok()?;
+    }
+    Some(offload)
+}
+
 /// Returns the length of all headers of a TCP super-frame, if it is what its header says.
 fn tcp_headers(head: &Head) -> Option<u16> {
     let (header, bytes) = (head.offload, head.bytes());
@@ -191,8 +249,8 @@ pub fn finish(
     }
 }
 
-/// Completes the checksum of a frame whose field holds the sum over the pseudo-header.
-fn complete_checksum(frame: &mut [u8], header: VirtioNetHeader) -> Option<()> {
+/// Completes the checksum of a frame whose field holds the sum over the pseudo-header, if the header fits it.
+pub fn complete_checksum(frame: &mut [u8], header: VirtioNetHeader) -> Option<()> {
     let start = usize::from(header.csum_start);
     let sum = Sum::default().over(frame.get(start..)?).finish();
     let at = start + usize::from(header.csum_offset);
@@ -628,5 +686,76 @@ mod tests {
         assert!(!some.take(header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN)));
         assert!(!some.take(header(NEEDS_CSUM, GSO_TCPV6)));
         assert!(Capabilities::ALL.take(header(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN)));
+    }
+
+    fn inferred_of(frame: &[u8], mtu: u16) -> VirtioNetHeader {
+        let mut head = Head::default();
+        head.fill(frame, VirtioNetHeader::default());
+        infer(&mut head, mtu);
+        head.offload
+    }
+
+    /// Puts right lengths and the sum over the pseudo-header into a frame of [`super_frame`].
+    fn begin_checksum(frame: &mut [u8], header: VirtioNetHeader, (ip_len, ..): (usize, u16, u8)) {
+        let tcp_at = usize::from(header.csum_start);
+        let ip_at = tcp_at - ip_len;
+        let len = u16::try_from(frame.len() - tcp_at).unwrap();
+        let addresses = if ip_len == 20 {
+            let total = len + 20;
+            frame[ip_at + 2..ip_at + 4].copy_from_slice(&total.to_be_bytes());
+            ip_at + 12..ip_at + 20
+        } else {
+            frame[ip_at + 4..ip_at + 6].copy_from_slice(&len.to_be_bytes());
+            ip_at + 8..ip_at + 40
+        };
+        let sum = Sum::default()
+            .over(&frame[addresses])
+            .add_word(6)
+            .add_word(len);
+        frame[tcp_at + 16..tcp_at + 18].copy_from_slice(&sum.fold().to_be_bytes());
+    }
+
+    #[test]
+    fn what_a_sender_left_to_be_done_is_found_in_the_frame_itself() {
+        for (kind, tagged) in [(V4, false), (V4, true), (V6, false), (V6, true)] {
+            let (mut frame, header) = super_frame(kind, tagged, 900);
+            begin_checksum(&mut frame, header, kind);
+            let found = VirtioNetHeader {
+                flags: NEEDS_CSUM,
+                csum_start: header.csum_start,
+                csum_offset: 16,
+                ..VirtioNetHeader::default()
+            };
+            assert_eq!(inferred_of(&frame, 1500), found);
+
+            let mut whole = frame.clone();
+            complete_checksum(&mut whole, found).unwrap();
+            assert_eq!(inferred_of(&whole, 1500), VirtioNetHeader::default());
+
+            let (mut frame, header) = super_frame(kind, tagged, 9000);
+            begin_checksum(&mut frame, header, kind);
+            let found = inferred_of(&frame, 1500);
+            assert_eq!(found.gso_type, kind.2);
+            assert_eq!(usize::from(found.gso_size), 1500 - kind.0 - 32);
+            assert_eq!(checked(&frame, found, 1500).unwrap(), found);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_packet_and_what_is_no_packet_have_nothing_left_to_be_done() {
+        let (mut frame, header) = super_frame(V4, false, 900);
+        begin_checksum(&mut frame, header, V4);
+        for (at, byte) in [(20, 0x20), (21, 1), (23, 50), (12, 9), (14, 0x4f)] {
+            let mut other = frame.clone();
+            other[at] = byte;
+            assert_eq!(
+                inferred_of(&other, 1500),
+                VirtioNetHeader::default(),
+                "{at}"
+            );
+        }
+        for len in 0..50 {
+            assert_eq!(inferred_of(&frame[..len], 1500), VirtioNetHeader::default());
+        }
     }
 }

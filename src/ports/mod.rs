@@ -1,4 +1,5 @@
-//! Frames in and out of the process: guests over vhost-user, uplinks over AF_PACKET, host adapters over TAP.
+//! Frames in and out of the process: guests over vhost-user, uplinks over AF_PACKET and
+//! AF_XDP, host adapters over TAP.
 //!
 //! This layer knows frames and nothing of switching. `unsafe` is allowed here only, in the files that
 //! `tests/tidy.rs` lists.
@@ -26,6 +27,7 @@ mod egress;
 mod kernel;
 mod sigbus;
 mod unread;
+mod xdp;
 
 /// Why a port stopped working. The others do not notice.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +145,15 @@ pub struct AdapterFacts {
     pub speed: Option<u64>,
 }
 
+/// By what means the frames of an adapter come and go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DriverFacts {
+    /// Its name, as it is configured.
+    pub name: &'static str,
+    /// Why it is this one, in a few words.
+    pub why: String,
+}
+
 /// Where frames come from and go to. A worker owns its ports; nothing here blocks.
 pub trait Port: Send {
     /// Registers the descriptors that wake the worker for this port. The port keeps the watcher where its
@@ -198,6 +209,11 @@ pub trait Port: Send {
 
     /// What the adapter behind this port says of itself, if there is one and it is there.
     fn adapter(&self) -> Option<AdapterFacts> {
+        None
+    }
+
+    /// By what means the frames of the adapter behind this port come and go, if there is one and it is there.
+    fn driver(&self) -> Option<DriverFacts> {
         None
     }
 

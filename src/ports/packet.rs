@@ -1,4 +1,5 @@
-//! An uplink: a physical adapter that belongs to the switch, over a packet socket (AF_PACKET).
+//! An uplink: a physical adapter that belongs to the switch, over a packet socket (AF_PACKET), and where it is wished for
+//! also over sockets that pass the kernel's stack (AF_XDP).
 //!
 //! # Theory of operation
 //!
@@ -10,6 +11,13 @@
 //! Frames leave in one call a batch, their bodies from where they are. They pass the adapter's queueing discipline:
 //! around it (PACKET_QDISC_BYPASS) the kernel drops every super-frame that the adapter cannot segment itself.
 //! What the kernel does not take at once is dropped.
+//!
+//! # The fast lane
+//!
+//! With AF_XDP, a *lane* (`src/ports/xdp/mod.rs`) takes frames for others than the adapter and its host off the way to
+//! the packet socket, and carries all that leave. The packet socket goes on: by it come the frames that the host gets, too,
+//! and all frames while there is no lane. The lane is opened with the port. Afterwards a thread opens it anew when
+//! an adapter is taken, and when one changes its address or MTU; a lane that cannot be had then is no fault.
 //!
 //! # The link
 //!
@@ -38,12 +46,30 @@ use crate::ports::kernel::{
     self, Adapter, AdapterName, Carrier, Event, Link, Looked, Monitor, PacketBatch, PacketReceiver,
     PacketSocket,
 };
-use crate::ports::{AdapterFacts, OpenError, Port, PortFault, PortStatus, Sent, Watcher};
+use crate::ports::xdp::{Lane, Opener, Refusal, Wanted};
+use crate::ports::{
+    AdapterFacts, DriverFacts, OpenError, Port, PortFault, PortStatus, Sent, Watcher,
+};
+use crate::wire::ethernet::MacAddr;
 
 /// How often a link that is up is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
 /// How often a link that is down is looked at.
 const LOOK_DOWN: Duration = Duration::from_millis(250);
+/// How many visits that find frames in the lane pass between two looks at the packet socket.
+const SOCKET_EVERY: u8 = 16;
+
+/// By what means frames come and go.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Driver {
+    /// AF_XDP where it is known to be faster, and AF_PACKET elsewhere.
+    #[default]
+    Auto,
+    /// Packet sockets.
+    AfPacket,
+    /// Sockets that pass the kernel's stack.
+    AfXdp,
+}
 
 /// A physical adapter to be used as an uplink.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,11 +80,14 @@ pub struct Spec {
     pub optional: bool,
     /// Its speed in bits a second, where the adapter itself is not to be believed, or does not tell.
     pub speed: Option<u64>,
+    /// By what means its frames come and go.
+    pub driver: Driver,
 }
 
 /// An open uplink.
 pub struct Packet {
     interface: String,
+    name: AdapterName,
     adapter: Adapter,
     monitor: Monitor,
     socket: PacketSocket,
@@ -73,6 +102,18 @@ pub struct Packet {
     link: Link,
     receiver: PacketReceiver,
     batch: PacketBatch,
+    driver: Driver,
+    /// The largest packet of the adapter that is bound.
+    mtu: u16,
+    lane: Option<Lane>,
+    /// A lane that is to be closed when no burst points into its memory any more.
+    retired: Option<Lane>,
+    /// What opens and closes lanes, where there are to be any.
+    opener: Option<Opener>,
+    /// Why there is no lane.
+    refusal: Option<Refusal>,
+    /// Visits since the packet socket was looked at.
+    visits: u8,
 }
 
 impl Packet {
@@ -102,6 +143,7 @@ impl Packet {
         let mut this = Self {
             link: Link::new("link of the uplink", &interface),
             interface: interface.clone(),
+            name,
             adapter,
             monitor,
             socket,
@@ -112,9 +154,24 @@ impl Packet {
             carrier: Carrier::watch(name).map_err(failed("watch the carrier of the uplink"))?,
             receiver,
             batch: PacketBatch::new(),
+            driver: spec.driver,
+            mtu: 0,
+            lane: None,
+            retired: None,
+            opener: match spec.driver {
+                Driver::AfPacket => None,
+                Driver::Auto | Driver::AfXdp => {
+                    Some(Opener::start().map_err(failed("open AF_XDP beside the uplink"))?)
+                }
+            },
+            refusal: None,
+            visits: 0,
         };
         match index.map(|index| this.take(index)) {
-            Some(Ok(())) => this.look(),
+            Some(Ok(())) => {
+                this.open_lane()?;
+                this.look();
+            }
             Some(Err((_, error))) if is_absent(&error) && spec.optional => {}
             Some(Err((attempt, error))) => return Err(failed(attempt)(error)),
             None => tracing::info!(device = interface, "the uplink is not there yet"),
@@ -141,6 +198,7 @@ impl Packet {
         if self.bound != Some(index) || !self.socket.is_bound_to(index) {
             self.let_go();
             self.take(index).map_err(|(_, error)| error)?;
+            self.wish_for_lane();
         }
         let flags = self.adapter.flags()?;
         Ok(flags.up && flags.running && self.carrier.is_there())
@@ -164,6 +222,11 @@ impl Packet {
             .bind(index)
             .map_err(|error| ("take the frames of the uplink", error))?;
         self.bound = Some(index);
+        self.mtu = short(
+            self.adapter
+                .mtu()
+                .map_err(|error| ("look for the uplink", error))?,
+        );
         self.facts = Some(AdapterFacts {
             mac,
             speed: self.adapter.speed(),
@@ -171,8 +234,112 @@ impl Packet {
         Ok(())
     }
 
+    /// Returns what lane there is to be, if any.
+    fn wanted(&self) -> Option<Wanted> {
+        Some(Wanted {
+            name: self.name,
+            index: self.bound?,
+            mac: self.facts?.mac,
+            mtu: self.mtu,
+            zero_copy: match self.driver {
+                Driver::Auto => true,
+                Driver::AfXdp => false,
+                Driver::AfPacket => return None,
+            },
+        })
+    }
+
+    /// Opens the lane at once, where there is to be one. Without AF_XDP there is no port where it was asked for by name.
+    fn open_lane(&mut self) -> Result<(), OpenError> {
+        let Some(wanted) = self.wanted() else {
+            return Ok(());
+        };
+        match Lane::open(&wanted) {
+            Err(refusal) if self.driver == Driver::AfXdp => {
+                let attempt = format!("use AF_XDP for the uplink {:?}", self.interface);
+                Err(lane_refused(attempt, &refusal))
+            }
+            answer => {
+                self.follow_lane(answer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the lane opened, anew if there is one; frames take the packet socket until it is there.
+    fn wish_for_lane(&mut self) {
+        self.close_lane();
+        if let (Some(wanted), Some(opener)) = (self.wanted(), &mut self.opener) {
+            opener.open(wanted);
+        }
+    }
+
+    /// Closes the lane, if there is one, and forgets the wish for one.
+    fn close_lane(&mut self) {
+        self.refusal = None;
+        let mut lane = self.lane.take();
+        if let (Some(watcher), Some(lane)) = (self.watcher, &lane) {
+            for descriptor in lane.descriptors() {
+                watcher.remove(descriptor);
+            }
+        }
+        if lane.as_ref().is_some_and(Lane::is_held) {
+            self.retired = lane.take();
+        }
+        if let Some(opener) = &mut self.opener {
+            opener.close(lane);
+        }
+    }
+
+    /// Takes in the lane that was wished for, or why there is none.
+    fn follow_lane(&mut self, answer: Result<Lane, Refusal>) {
+        let device = &self.interface;
+        let watched = answer.and_then(|lane| {
+            if let Some(watcher) = self.watcher {
+                for descriptor in lane.descriptors() {
+                    watcher.add(descriptor).map_err(|source| Refusal {
+                        attempt: "watch a socket of it",
+                        source,
+                    })?;
+                }
+            }
+            Ok(lane)
+        });
+        match watched {
+            Ok(lane) => {
+                tracing::info!(device, "the uplink uses AF_XDP: {}", lane.words());
+                self.lane = Some(lane);
+            }
+            Err(refusal) => {
+                match self.driver {
+                    Driver::AfXdp => {
+                        tracing::warn!(device, %refusal, "the uplink uses AF_PACKET instead of AF_XDP");
+                    }
+                    Driver::Auto | Driver::AfPacket => {
+                        tracing::info!(device, %refusal, "the uplink uses AF_PACKET");
+                    }
+                }
+                self.refusal = Some(refusal);
+            }
+        }
+    }
+
+    /// Follows a change of what a lane depends on.
+    fn follow_adapter(&mut self, mac: Option<MacAddr>, mtu: Option<u32>) {
+        let Some(facts) = &mut self.facts else {
+            return;
+        };
+        let (mac, mtu) = (mac.unwrap_or(facts.mac), mtu.map_or(self.mtu, short));
+        if (facts.mac, self.mtu) != (mac, mtu) {
+            facts.mac = mac;
+            self.mtu = mtu;
+            self.wish_for_lane();
+        }
+    }
+
     /// Lets go of an adapter that is gone or has another name, so that no frame of it comes in any more.
     fn let_go(&mut self) {
+        self.close_lane();
         self.facts = None;
         self.carrier.note(true);
         if self.bound.take().is_none() {
@@ -233,9 +400,7 @@ impl Packet {
                 Event::There(state) if state.named && self.bound == Some(state.index) => {
                     self.carrier.note(state.carrier);
                     link = Some(state.has_link());
-                    if let (Some(facts), Some(mac)) = (&mut self.facts, state.mac) {
-                        facts.mac = mac;
-                    }
+                    self.follow_adapter(state.mac, state.mtu);
                 }
                 // Another adapter has the name, or the one that is bound has lost it, unless it was meant by one of its
                 // further names.
@@ -248,9 +413,7 @@ impl Packet {
         if lost {
             // What was lost may be newer than what was heard.
             self.carrier.note(true);
-            if let (Some(facts), Ok(Some(mac))) = (&mut self.facts, self.adapter.mac()) {
-                facts.mac = mac;
-            }
+            self.follow_adapter(self.adapter.mac().ok().flatten(), self.adapter.mtu().ok());
             self.look();
         } else if let Some(up) = link {
             self.note_link(up);
@@ -260,6 +423,24 @@ impl Packet {
 
 fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// An MTU as far as frames can have it.
+fn short(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+fn lane_refused(attempt: String, refusal: &Refusal) -> OpenError {
+    let kind = refusal.source.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        return OpenError::Permission {
+            attempt,
+            remedy: "AF_XDP needs CAP_BPF and CAP_NET_ADMIN besides CAP_NET_RAW: run as root, grant them: \
+                     setcap cap_net_raw,cap_net_admin,cap_bpf+ep /path/to/vmlan, or use driver = \"af_packet\"",
+        };
+    }
+    let source = io::Error::new(kind, refusal.to_string());
+    OpenError::System { attempt, source }
 }
 
 fn refused(attempt: String, source: io::Error) -> OpenError {
@@ -278,11 +459,26 @@ impl Port for Packet {
         watcher.add(self.socket.as_fd().as_raw_fd())?;
         watcher.add_event(self.monitor.as_raw_fd())?;
         watcher.add_event(self.carrier.as_raw_fd())?;
+        if let Some(opener) = &self.opener {
+            watcher.add_event(opener.as_raw_fd())?;
+        }
+        for descriptor in self.lane.iter().flat_map(Lane::descriptors) {
+            watcher.add(descriptor)?;
+        }
         self.watcher = Some(watcher);
         Ok(())
     }
 
     fn receive(&mut self, burst: &mut Burst, drops: &mut Drops) -> Result<(), PortFault> {
+        if let Some(lane) = &mut self.lane {
+            lane.receive(burst, drops);
+            self.visits += 1;
+            if !burst.is_empty() && self.visits < SOCKET_EVERY && self.link.is_up() {
+                return Ok(());
+            }
+            self.visits = 0;
+            lane.remind();
+        }
         match self.receiver.receive(&self.socket, burst, drops) {
             Ok(Looked::Done) => {
                 // Frames come in before the next look would tell that the link is back.
@@ -307,6 +503,12 @@ impl Port for Packet {
 
     fn release(&mut self, burst: &mut Burst) {
         burst.clear();
+        if let Some(lane) = &mut self.lane {
+            lane.give_back();
+        }
+        if let (Some(retired), Some(opener)) = (self.retired.take(), &self.opener) {
+            opener.retire(retired);
+        }
     }
 
     fn transmit(
@@ -318,6 +520,19 @@ impl Port for Packet {
         if !self.link.is_up() {
             Link::refuse(batch, drops);
             return Ok(Sent::default());
+        }
+        if let Some(lane) = &mut self.lane {
+            let (sent, adapter) = lane.transmit(burst, batch, drops);
+            let Err(error) = adapter else {
+                return Ok(sent);
+            };
+            if kernel::is_down(&error) {
+                drops.count_many(DropReason::PortDown, sent.frames);
+                self.look();
+                return Ok(Sent::default());
+            }
+            // What the kernel did not take now, it takes when it is reminded.
+            return Ok(sent);
         }
         let mut sending = self.batch.start(&self.socket, burst);
         // Bodies have to stay where they are until the whole batch is sent, and a frame that were finished in memory of
@@ -340,7 +555,8 @@ impl Port for Packet {
     }
 
     fn arm(&mut self) -> bool {
-        kernel::is_readable(self.socket.as_fd())
+        let lane = self.lane.as_mut().is_some_and(Lane::has_frames);
+        lane || kernel::is_readable(self.socket.as_fd())
     }
 
     fn status(&self) -> PortStatus {
@@ -358,7 +574,33 @@ impl Port for Packet {
         })
     }
 
+    fn driver(&self) -> Option<DriverFacts> {
+        self.bound?;
+        let (name, why) = match (&self.lane, &self.refusal) {
+            (Some(lane), _) => ("af_xdp", lane.words().to_owned()),
+            (None, Some(refusal)) => ("af_packet", format!("AF_XDP {refusal}")),
+            (None, None) if self.driver == Driver::AfPacket => {
+                ("af_packet", "as configured".to_owned())
+            }
+            (None, None) => ("af_packet", "until AF_XDP is ready".to_owned()),
+        };
+        Some(DriverFacts { name, why })
+    }
+
+    fn advisories(&self) -> Vec<String> {
+        match &self.refusal {
+            Some(refusal) if self.driver == Driver::AfXdp => vec![format!(
+                "uplink {} uses AF_PACKET instead of AF_XDP; {refusal}",
+                self.interface
+            )],
+            _ => Vec::new(),
+        }
+    }
+
     fn handle_event(&mut self) {
+        if let Some(answer) = self.opener.as_mut().and_then(Opener::take) {
+            self.follow_lane(answer);
+        }
         self.follow_events();
         if self.carrier.take_news() {
             self.look();
@@ -373,6 +615,9 @@ impl Port for Packet {
         if self.link.is_due(now.instant) {
             self.follow_events();
             self.look();
+            if let Some(lane) = &mut self.lane {
+                lane.remind();
+            }
             let pause = if self.link.is_up() {
                 LOOK_UP
             } else {

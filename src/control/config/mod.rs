@@ -14,6 +14,7 @@ use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::section::{Section, not_available, parse};
 use crate::control::value::{Adapter, Name, Speed};
 use crate::ports::guest::Role;
+use crate::ports::packet::Driver;
 use crate::wire::ethernet::MacAddr;
 
 pub mod dhcp;
@@ -53,6 +54,8 @@ pub struct Uplink {
     pub optional: bool,
     /// Its speed in bits a second, for an adapter that does not tell.
     pub speed: Option<u64>,
+    /// By what means its frames come and go.
+    pub driver: Driver,
 }
 
 /// A VM as it was typed.
@@ -162,16 +165,20 @@ impl File {
 
 impl Uplink {
     fn read(mut section: Section, problems: &mut Problems) -> Self {
-        // Both mean AF_PACKET, which is all there is.
-        word(
-            &mut section,
-            "driver",
-            &[("auto", ()), ("af_packet", ())],
-            &[],
-            &[("af_xdp", "use \"auto\" or \"af_packet\"")],
-            problems,
-        );
         let uplink = Self {
+            driver: word(
+                &mut section,
+                "driver",
+                &[
+                    ("auto", Driver::Auto),
+                    ("af_packet", Driver::AfPacket),
+                    ("af_xdp", Driver::AfXdp),
+                ],
+                &[],
+                &[],
+                problems,
+            )
+            .unwrap_or_default(),
             optional: section.flag("optional", problems).unwrap_or_default(),
             speed: section.parsed("speed", problems).map(|Speed(speed)| speed),
         };

@@ -68,10 +68,12 @@ fn adapters(names: &[&str]) -> Option<Uplinks> {
 
 #[test]
 fn an_uplink_is_described() {
-    let file = good("[uplink.a]\noptional = true\nspeed = \"10G\"\n[uplink.b]\n");
+    let file =
+        good("[uplink.a]\noptional = true\nspeed = \"10G\"\ndriver = \"af_xdp\"\n[uplink.b]\n");
     let described = Uplink {
         optional: true,
         speed: Some(10_000_000_000),
+        driver: Driver::AfXdp,
     };
     assert_eq!(file.uplinks["a"], described);
     assert_eq!(file.uplinks["b"], Uplink::default());

@@ -163,6 +163,7 @@ fn uplink(uplink: &Uplink) -> NetworkPort {
             interface: uplink.name.clone(),
             optional: uplink.optional,
             speed: uplink.speed,
+            driver: uplink.driver,
         }),
     }
 }

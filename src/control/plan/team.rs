@@ -10,6 +10,7 @@ use crate::control::plan::uplinks;
 use crate::control::problem::{Problems, did_you_mean, join};
 use crate::control::value::Adapter;
 use crate::net::team::{Detection, LoadBalancing, Policy};
+use crate::ports::packet::Driver;
 
 /// How many uplinks it takes for beacons to tell which one failed.
 const BEACONS: usize = 3;
@@ -42,6 +43,8 @@ pub struct Uplink {
     pub optional: bool,
     /// Its speed in bits a second, for an adapter that does not tell.
     pub speed: Option<u64>,
+    /// By what means its frames come and go.
+    pub driver: Driver,
 }
 
 impl Team {
@@ -64,6 +67,7 @@ impl Team {
                     path,
                     optional: described.optional,
                     speed: described.speed,
+                    driver: described.driver,
                 }
             })
             .collect();

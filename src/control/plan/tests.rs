@@ -35,7 +35,6 @@ const HOST_ONLY: &str = "[network.vmnet1]\nmode = \"host-only\"\nsubnet = \"192.
 fn every_feature_that_does_not_exist_yet_is_refused_by_its_path() {
     let refused = [
         ("daemon.workers", "[daemon]\nworkers = 2"),
-        ("uplink.eth1.driver", "[uplink.eth1]\ndriver = \"af_xdp\""),
         (
             "network.a.port_group.g.shaping",
             "[network.a]\nmode = \"isolated\"\nport_group.g.shaping.average = \"1M\"",

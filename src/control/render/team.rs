@@ -1,7 +1,9 @@
 //! The teams as tables: policies, uplinks and what is behind them, and who is carried by which.
 
 use crate::control::render::{clipped, finished, or_dash, right, span, speed, table};
-use crate::control::show::team::{Carried, Lacp, Neighbour, Participant, Policy, Team, Uplink};
+use crate::control::show::team::{
+    Carried, Driver, Lacp, Neighbour, Participant, Policy, Team, Uplink,
+};
 use crate::net::vlan::{VlanId, VlanSet};
 
 /// How much is shown of what a neighbour says.
@@ -27,7 +29,17 @@ pub(super) fn glance(teams: &[Team]) -> String {
             ]);
         }
     }
-    finished(&table)
+    let mut lines = vec![finished(&table)];
+    lines.extend(teams.iter().flat_map(|team| drivers(&team.uplinks)));
+    lines.join("\n")
+}
+
+/// Says by what means the frames of each uplink come and go, and why.
+fn drivers(uplinks: &[Uplink]) -> impl Iterator<Item = String> {
+    uplinks.iter().filter_map(|uplink| {
+        let Driver { name, why } = uplink.driver.as_ref()?;
+        Some(format!("  {} uses {name}: {why}", uplink.name))
+    })
 }
 
 fn team(team: &Team) -> String {
@@ -104,6 +116,7 @@ fn uplinks(uplinks: &[Uplink]) -> String {
     }
     right(&mut table, &[4, 5]);
     let mut lines = vec![finished(&table)];
+    lines.extend(drivers(uplinks));
     for uplink in uplinks {
         let name = &uplink.name;
         lines.extend(
@@ -215,7 +228,8 @@ pub(in crate::control) fn example() -> Team {
       ],
       "uplinks": [
         { "name": "eth1", "link": "up", "role": "active", "in_use": true, "state": "works", "since_s": 4000,
-          "mac": "52:54:00:00:00:01", "speed": 10000000000, "vlans": [10, 20, 21, 22], "lacp": null,
+          "mac": "52:54:00:00:00:01", "speed": 10000000000,
+          "driver": { "name": "af_packet", "why": "as configured" }, "vlans": [10, 20, 21, 22], "lacp": null,
           "neighbours": [
             { "protocol": "lldp", "chassis": "00:1b:21:aa:bb:cc", "port": "Gi1/0/3", "port_description": null,
               "system": "switch1", "system_description": "a switch", "address": "10.0.0.2", "vlan": 1,
@@ -251,6 +265,7 @@ vmnet0   storage  explicit   beacon     yes     no        yes     eth2       eth
 UPLINK  LINK  ROLE    IN USE    SPEED      SINCE  MAC                STATE
 eth1    up    active  yes     10 Gb/s  1 h 6 min  52:54:00:00:00:01  works
 eth2    down  active  no            -      1 min  52:54:00:00:00:02  no link, or gone
+  eth1 uses af_packet: as configured
   eth1 leads to switch1 port Gi1/0/3 (LLDP), untagged VLAN 1
   eth1 brings VLAN 10,20-22
 

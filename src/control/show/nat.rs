@@ -275,6 +275,7 @@ mod tests {
             state: PortState::Up,
             mac,
             features: Vec::new(),
+            driver: None,
             ingress: crate::engine::Count::default(),
             egress: crate::engine::Count::default(),
             drops: std::collections::BTreeMap::new(),

@@ -76,12 +76,24 @@ pub struct Uplink {
     pub mac: String,
     /// Its speed in bits a second, where known.
     pub speed: Option<u64>,
+    /// By what means its frames come and go; none while the adapter is gone.
+    #[serde(default)]
+    pub driver: Option<Driver>,
     /// The VLANs whose frames came in.
     pub vlans: Vec<u16>,
     /// Who is at the other end, newest first.
     pub neighbours: Vec<Neighbour>,
     /// What LACP has come to, where it is spoken.
     pub lacp: Option<Lacp>,
+}
+
+/// By what means the frames of an uplink come and go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Driver {
+    /// `af_packet` or `af_xdp`.
+    pub name: String,
+    /// Why it is this one; a few words.
+    pub why: String,
 }
 
 /// Who is at the other end of an uplink, as it says itself.
@@ -204,7 +216,7 @@ fn team(network: &NetworkSnapshot, view: &TeamView, now: Instant) -> Team {
         uplinks: view
             .uplinks
             .iter()
-            .map(|one| uplink(one, &policies, now))
+            .map(|one| uplink(network, one, &policies, now))
             .collect(),
         ports: view
             .ports
@@ -243,7 +255,15 @@ fn policy(network: &NetworkSnapshot, view: &PolicyView) -> Policy {
     }
 }
 
-fn uplink(view: &UplinkView, policies: &[Policy], now: Instant) -> Uplink {
+fn uplink(
+    network: &NetworkSnapshot,
+    view: &UplinkView,
+    policies: &[Policy],
+    now: Instant,
+) -> Uplink {
+    let mut ports = network.ports.iter();
+    let port = ports.find(|port| port.kind == "uplink" && port.name == view.name);
+    let driver = port.and_then(|port| port.driver.as_ref());
     let named = |names: fn(&Policy) -> &Vec<String>| {
         policies
             .iter()
@@ -265,6 +285,10 @@ fn uplink(view: &UplinkView, policies: &[Policy], now: Instant) -> Uplink {
         since_s: view.since.as_secs(),
         mac: view.mac.to_string(),
         speed: view.speed,
+        driver: driver.map(|driver| Driver {
+            name: driver.name.to_owned(),
+            why: driver.why.clone(),
+        }),
         vlans: view.vlans.clone(),
         neighbours: view
             .neighbours

@@ -37,6 +37,7 @@ fn port(id: u16, name: &str, group: Option<&str>, kind: &'static str) -> PortSna
         state: PortState::Up,
         mac: None,
         features: Vec::new(),
+        driver: None,
         ingress: crate::engine::Count::default(),
         egress: crate::engine::Count::default(),
         drops: BTreeMap::new(),

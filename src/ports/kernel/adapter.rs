@@ -18,6 +18,7 @@ pub(super) enum Request {
     SetFlags,
     HardwareAddress,
     SetHardwareAddress,
+    Mtu,
     SetMtu,
     SetAddress,
     SetNetmask,
@@ -34,6 +35,7 @@ impl Request {
             Self::SetFlags => libc::SIOCSIFFLAGS,
             Self::HardwareAddress => libc::SIOCGIFHWADDR,
             Self::SetHardwareAddress => libc::SIOCSIFHWADDR,
+            Self::Mtu => libc::SIOCGIFMTU,
             Self::SetMtu => libc::SIOCSIFMTU,
             Self::SetAddress => libc::SIOCSIFADDR,
             Self::SetNetmask => libc::SIOCSIFNETMASK,
@@ -209,6 +211,38 @@ impl Adapter {
         Ok(settings.0[1] != 0)
     }
 
+    /// Tells whether the adapter takes VLAN tags off frames that come in. One that does not say so does not.
+    pub(in crate::ports) fn strips_tags(&self) -> bool {
+        self.offload_flags()
+            .is_ok_and(|flags| flags & Self::STRIP_TAGS != 0)
+    }
+
+    /// Has the adapter take VLAN tags off frames that come in, or leave them where they are.
+    pub(in crate::ports) fn strip_tags(&self, strip: bool) -> io::Result<()> {
+        /// `ETHTOOL_SFLAGS`, whose argument is the next word.
+        const COMMAND: u32 = 0x26;
+        let flags = self.offload_flags()?;
+        let mut settings = LinkSettings::new(0);
+        settings.0[0] = COMMAND;
+        settings.0[1] = match strip {
+            true => flags | Self::STRIP_TAGS,
+            false => flags & !Self::STRIP_TAGS,
+        };
+        self.ethtool(&mut settings)
+    }
+
+    /// `ETH_FLAG_RXVLAN`
+    const STRIP_TAGS: u32 = 1 << 8;
+
+    fn offload_flags(&self) -> io::Result<u32> {
+        /// `ETHTOOL_GFLAGS`, whose answer is the next word.
+        const COMMAND: u32 = 0x25;
+        let mut settings = LinkSettings::new(0);
+        settings.0[0] = COMMAND;
+        self.ethtool(&mut settings)?;
+        Ok(settings.0[1])
+    }
+
     #[expect(unsafe_code, reason = "an ioctl has no safe form")]
     fn ethtool(&self, settings: &mut LinkSettings) -> io::Result<()> {
         /// Not in `libc` for every target.
@@ -219,7 +253,7 @@ impl Adapter {
             rest: [0; 16],
         };
         // SAFETY: the argument is at least as long as an `ifreq`. It points at settings that are borrowed, name a command
-        // that writes settings alone, and have room for the longest sets there can be.
+        // that reads and writes settings or one word alone, and have room for the longest sets there can be.
         checked(unsafe { libc::ioctl(self.control.as_raw_fd(), SIOCETHTOOL, &raw mut argument) })
             .map(drop)
     }
@@ -247,6 +281,12 @@ impl Adapter {
             self.request(Request::SetFlags, &(flags | UP).to_ne_bytes())?;
         }
         Ok(())
+    }
+
+    /// Returns the largest packet.
+    pub(in crate::ports) fn mtu(&self) -> io::Result<u32> {
+        self.number(Request::Mtu)
+            .map(|mtu| u32::try_from(mtu).unwrap_or(0))
     }
 
     /// Sets the largest packet.

@@ -1,4 +1,4 @@
-//! Calls to the kernel that packet sockets and TAP devices share: adapters, frames in, frames out.
+//! Calls to the kernel that ports share: adapters, frames in, frames out.
 //!
 //! The functions are safe: what they hand to the kernel is memory of these files, or the bodies of a burst, whose
 //! readability [`crate::ports::burst`] promises. The kernel answers EFAULT where a guest took its memory away meanwhile.
@@ -24,7 +24,7 @@ pub(in crate::ports) use carrier::Carrier;
 pub(in crate::ports) use link::Link;
 pub(in crate::ports) use monitor::{Event, Monitor};
 pub(in crate::ports) use receive::{Looked, PacketReceiver, Slots, TapReceiver, VISIT as SLOTS};
-pub(in crate::ports) use send::{PacketBatch, TapSending};
+pub(in crate::ports) use send::{PacketBatch, TapSending, is_down};
 
 /// What the kernel keeps of frames that come in, and of those that leave.
 const SOCKET_BUFFER: libc::c_int = 8 << 20;
@@ -34,8 +34,9 @@ const _: () = assert!(
     "the kernel's virtio-net header has the byte order of the host"
 );
 
+/// Opens a socket that does not block.
 #[expect(unsafe_code, reason = "std has no packet sockets")]
-fn socket(domain: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
+pub(in crate::ports) fn socket(domain: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
     let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::socket(domain, kind, 0) };
@@ -225,13 +226,14 @@ fn empty_message() -> libc::mmsghdr {
 }
 
 /// Returns what a call answered, or the error that it left.
-fn checked<T>(answer: T) -> io::Result<usize>
+pub(in crate::ports) fn checked<T>(answer: T) -> io::Result<usize>
 where
     usize: TryFrom<T>,
 {
     usize::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
-fn length(of: usize) -> u32 {
+/// A length, as the kernel takes it.
+pub(in crate::ports) fn length(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
 }

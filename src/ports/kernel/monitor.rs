@@ -29,6 +29,7 @@ const HEADER: usize = 16;
 /// Attributes, from `linux/if_link.h`.
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_CARRIER: u16 = 33;
 
 /// What the kernel told.
@@ -55,6 +56,8 @@ pub(in crate::ports) struct State {
     pub(in crate::ports) carrier: bool,
     /// Its hardware address, where it is one of Ethernet's.
     pub(in crate::ports) mac: Option<MacAddr>,
+    /// Its largest packet.
+    pub(in crate::ports) mtu: Option<u32>,
 }
 
 impl State {
@@ -155,6 +158,9 @@ fn read(datagram: &[u8], name: AdapterName, index: Option<i32>) -> Option<Event>
         mac: attribute(attributes, IFLA_ADDRESS)
             .and_then(|nla| nla.value().try_into().ok())
             .map(MacAddr),
+        mtu: attribute(attributes, IFLA_MTU)
+            .and_then(|nla| nla.value().try_into().ok())
+            .map(u32::from_ne_bytes),
     }))
 }
 

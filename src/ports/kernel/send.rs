@@ -30,6 +30,11 @@ enum Refusal {
     Down,
 }
 
+/// Tells whether an error means that the device is down or gone.
+pub(in crate::ports) fn is_down(error: &io::Error) -> bool {
+    Refusal::of(error) == Refusal::Down
+}
+
 impl Refusal {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
