@@ -1824,7 +1824,7 @@ fn the_streams_of_a_guest_are_carried_on_by_sockets_and_forwarded_ports_lead_to_
     });
 }
 
-/// How long a lane may take: one more is opened after every change of its adapter.
+/// Whether a port passes the kernel's stack by.
 fn has_lane(port: &Packet) -> bool {
     port.driver().is_some_and(|driver| driver.name == "af_xdp")
 }
@@ -1994,12 +1994,13 @@ fn a_lane_takes_the_frames_of_every_queue() {
         let mut eye = uplink("v0");
         until("the host looks", || has_link(&mut eye));
         let src = Ipv4Addr::new(10, 9, 0, 1);
-        let frames: Vec<_> = (1..=200)
+        let mut frames: Vec<_> = (1..=200)
             .map(|host| udp_frame(OTHER, src, Ipv4Addr::new(10, 9, 1, host), 5, &[1; 30]).0)
             .collect();
         send_plain(&mut b, &frames);
         let mut arrived = arrivals(&mut a, frames.len());
         arrived.sort_unstable();
+        frames.sort_unstable();
         assert!(arrived == frames);
         assert!(
             bytes_received(&mut eye).is_empty(),
@@ -2008,7 +2009,7 @@ fn a_lane_takes_the_frames_of_every_queue() {
     });
 }
 
-/// The far end of a wire is a host of its own: it answers what is said to it on TCP port 5000, and calls `told`.
+/// Makes the far end of a wire a host of its own, which is there as long as its work takes.
 fn host_behind_a_wire(work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
     let (tell, told) = mpsc::channel();
     let (there, is_there) = mpsc::channel::<()>();
@@ -2032,6 +2033,7 @@ fn a_lane_leaves_the_host_its_traffic() {
     in_namespace(|| {
         const LEN: usize = 1 << 20;
         let (listening, is_listening) = mpsc::channel();
+        let (done, is_done) = mpsc::channel::<()>();
         let far = host_behind_a_wire(move || {
             let listener = TcpListener::bind("10.9.0.2:5000").unwrap();
             listening.send(()).unwrap();
@@ -2039,6 +2041,7 @@ fn a_lane_leaves_the_host_its_traffic() {
             let mut data = vec![0; LEN];
             stream.read_exact(&mut data).unwrap();
             stream.write_all(&data).unwrap();
+            is_done.recv().unwrap();
         });
         is_listening.recv().unwrap();
         let mut a = uplink_by(Driver::AfXdp, "v0");
@@ -2058,9 +2061,10 @@ fn a_lane_leaves_the_host_its_traffic() {
             near.is_finished()
         });
         near.join().unwrap();
-        far.join().unwrap();
         assert!(has_lane(&a));
         let own = a.adapter().unwrap().mac;
+        done.send(()).unwrap();
+        far.join().unwrap();
         assert!(
             seen.iter().any(|frame| frame[..6] == own.0),
             "what is for the host is seen, as it always was"
