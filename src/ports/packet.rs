@@ -14,7 +14,7 @@
 //!
 //! # The fast lane
 //!
-//! With AF_XDP, a *lane* (`src/ports/xdp/mod.rs`) takes frames for others than the adapter and its host off the way to
+//! With AF_XDP, a *lane* (`src/ports/xdp/mod.rs`, `src/ports/packet/lane.rs`) takes frames for others than the adapter and its host off the way to
 //! the packet socket, and carries all that leave. The packet socket goes on: by it come the frames that the host gets, too,
 //! and all frames while there is no lane. The lane is opened with the port. Afterwards a thread opens it anew when
 //! an adapter is taken, and when one changes its address or MTU; a lane that cannot be had then is no fault.
@@ -46,11 +46,12 @@ use crate::ports::kernel::{
     self, Adapter, AdapterName, Carrier, Event, Link, Looked, Monitor, PacketBatch, PacketReceiver,
     PacketSocket,
 };
-use crate::ports::xdp::{Lane, Opener, Refusal, Wanted};
+use crate::ports::xdp::{Lane, Opener, Refusal};
 use crate::ports::{
     AdapterFacts, DriverFacts, OpenError, Port, PortFault, PortStatus, Sent, Watcher,
 };
-use crate::wire::ethernet::MacAddr;
+
+mod lane;
 
 /// How often a link that is up is looked at.
 const LOOK_UP: Duration = Duration::from_secs(1);
@@ -234,109 +235,6 @@ impl Packet {
         Ok(())
     }
 
-    /// Returns what lane there is to be, if any.
-    fn wanted(&self) -> Option<Wanted> {
-        Some(Wanted {
-            name: self.name,
-            index: self.bound?,
-            mac: self.facts?.mac,
-            mtu: self.mtu,
-            zero_copy: match self.driver {
-                Driver::Auto => true,
-                Driver::AfXdp => false,
-                Driver::AfPacket => return None,
-            },
-        })
-    }
-
-    /// Opens the lane at once, where there is to be one. Without AF_XDP there is no port where it was asked for by name.
-    fn open_lane(&mut self) -> Result<(), OpenError> {
-        let Some(wanted) = self.wanted() else {
-            return Ok(());
-        };
-        match Lane::open(&wanted) {
-            Err(refusal) if self.driver == Driver::AfXdp => {
-                let attempt = format!("use AF_XDP for the uplink {:?}", self.interface);
-                Err(lane_refused(attempt, &refusal))
-            }
-            answer => {
-                self.follow_lane(answer);
-                Ok(())
-            }
-        }
-    }
-
-    /// Has the lane opened, anew if there is one; frames take the packet socket until it is there.
-    fn wish_for_lane(&mut self) {
-        self.close_lane();
-        if let (Some(wanted), Some(opener)) = (self.wanted(), &mut self.opener) {
-            opener.open(wanted);
-        }
-    }
-
-    /// Closes the lane, if there is one, and forgets the wish for one.
-    fn close_lane(&mut self) {
-        self.refusal = None;
-        let mut lane = self.lane.take();
-        if let (Some(watcher), Some(lane)) = (self.watcher, &lane) {
-            for descriptor in lane.descriptors() {
-                watcher.remove(descriptor);
-            }
-        }
-        if lane.as_ref().is_some_and(Lane::is_held) {
-            self.retired = lane.take();
-        }
-        if let Some(opener) = &mut self.opener {
-            opener.close(lane);
-        }
-    }
-
-    /// Takes in the lane that was wished for, or why there is none.
-    fn follow_lane(&mut self, answer: Result<Lane, Refusal>) {
-        let device = &self.interface;
-        let watched = answer.and_then(|lane| {
-            if let Some(watcher) = self.watcher {
-                for descriptor in lane.descriptors() {
-                    watcher.add(descriptor).map_err(|source| Refusal {
-                        attempt: "watch a socket of it",
-                        source,
-                    })?;
-                }
-            }
-            Ok(lane)
-        });
-        match watched {
-            Ok(lane) => {
-                tracing::info!(device, "the uplink uses AF_XDP: {}", lane.words());
-                self.lane = Some(lane);
-            }
-            Err(refusal) => {
-                match self.driver {
-                    Driver::AfXdp => {
-                        tracing::warn!(device, %refusal, "the uplink uses AF_PACKET instead of AF_XDP");
-                    }
-                    Driver::Auto | Driver::AfPacket => {
-                        tracing::info!(device, %refusal, "the uplink uses AF_PACKET");
-                    }
-                }
-                self.refusal = Some(refusal);
-            }
-        }
-    }
-
-    /// Follows a change of what a lane depends on.
-    fn follow_adapter(&mut self, mac: Option<MacAddr>, mtu: Option<u32>) {
-        let Some(facts) = &mut self.facts else {
-            return;
-        };
-        let (mac, mtu) = (mac.unwrap_or(facts.mac), mtu.map_or(self.mtu, short));
-        if (facts.mac, self.mtu) != (mac, mtu) {
-            facts.mac = mac;
-            self.mtu = mtu;
-            self.wish_for_lane();
-        }
-    }
-
     /// Lets go of an adapter that is gone or has another name, so that no frame of it comes in any more.
     fn let_go(&mut self) {
         self.close_lane();
@@ -428,19 +326,6 @@ fn is_absent(error: &io::Error) -> bool {
 /// An MTU as far as frames can have it.
 fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
-}
-
-fn lane_refused(attempt: String, refusal: &Refusal) -> OpenError {
-    let kind = refusal.source.kind();
-    if kind == io::ErrorKind::PermissionDenied {
-        return OpenError::Permission {
-            attempt,
-            remedy: "AF_XDP needs CAP_BPF and CAP_NET_ADMIN besides CAP_NET_RAW: run as root, grant them: \
-                     setcap cap_net_raw,cap_net_admin,cap_bpf+ep /path/to/vmlan, or use driver = \"af_packet\"",
-        };
-    }
-    let source = io::Error::new(kind, refusal.to_string());
-    OpenError::System { attempt, source }
 }
 
 fn refused(attempt: String, source: io::Error) -> OpenError {
@@ -575,16 +460,7 @@ impl Port for Packet {
     }
 
     fn driver(&self) -> Option<DriverFacts> {
-        self.bound?;
-        let (name, why) = match (&self.lane, &self.refusal) {
-            (Some(lane), _) => ("af_xdp", lane.words().to_owned()),
-            (None, Some(refusal)) => ("af_packet", format!("AF_XDP {refusal}")),
-            (None, None) if self.driver == Driver::AfPacket => {
-                ("af_packet", "as configured".to_owned())
-            }
-            (None, None) => ("af_packet", "until AF_XDP is ready".to_owned()),
-        };
-        Some(DriverFacts { name, why })
+        self.driver_facts()
     }
 
     fn advisories(&self) -> Vec<String> {
