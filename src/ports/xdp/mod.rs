@@ -22,6 +22,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::thread;
+use std::time::Duration;
 
 use crate::net::drops::Drops;
 use crate::net::outbox::Egress;
@@ -47,6 +49,9 @@ pub(in crate::ports) use opener::Opener;
 
 /// How many queues of an adapter have a socket at most.
 const QUEUES: usize = 16;
+/// How often, and after what pauses, a queue that is busy is tried again.
+const BUSY_LOOKS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// What the kernel keeps free before a frame that comes in.
 const HEADROOM: usize = 256;
 /// From what length on drivers want to be told that a frame may lie in pieces.
@@ -235,7 +240,18 @@ fn open_queues(wanted: &Wanted, mode: Mode) -> Result<(Vec<Queue>, Binding), Ref
         .collect();
     let open =
         |number, ways: &[_], part| Queue::open((wanted.index, number), ways, wanted.mtu, part);
-    let (first, binding) = open(0, &ways, Part::Both).map_err(|error| match error.raw_os_error() {
+    let mut opened = open(0, &ways, Part::Both);
+    // The kernel is done with the socket of a lane that was closed only a while after it has said so.
+    for _ in 0..BUSY_LOOKS {
+        match &opened {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                thread::sleep(BUSY_PAUSE);
+                opened = open(0, &ways, Part::Both);
+            }
+            _ => break,
+        }
+    }
+    let (first, binding) = opened.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Refusal::because(
             ATTEMPT,
             io::ErrorKind::ResourceBusy,
