@@ -173,7 +173,7 @@ impl Driver {
                 self.free.push_front(offer.id);
                 let last = offer.id == id_of(word);
                 assert!(last || self.in_order, "buffers are used in their order");
-                used.push((offer, word as u32));
+                used.push((offer, u32::try_from(word & 0xffff_ffff).unwrap()));
                 if last {
                     break;
                 }
@@ -205,7 +205,7 @@ fn pieces(memory: &Memory, buffers: &[Buffer]) -> Vec<(u64, u32)> {
         .iter()
         .map(|buffer| {
             let at = buffer.host.addr() - base.addr();
-            (at as u64, buffer.len as u32)
+            (at as u64, u32::try_from(buffer.len).unwrap())
         })
         .collect()
 }
