@@ -359,6 +359,7 @@ db    vmnet1   -      guest  connected  52:54:00:12:34:56  12.3M  999      5
 TEAM OF  BALANCING  UPLINK  LINK  ROLE    IN USE
 vmnet0   port-id    eth1    up    active  yes
 vmnet0   port-id    eth2    down  active  no
+  eth1 uses af_packet: as configured
 
 ! vmnet1: the DHCP pool is exhausted";
         assert_eq!(text, expected, "\n{text}");
