@@ -6,7 +6,8 @@
 //! *path* that all fragments of the packet go, for [`LIFETIME`]. Those that come before it wait for it; nothing is reassembled.
 //! Since two guests may use the same identification towards one remote, those of IPv4 get one of the translator's own.
 //!
-//! What waits is bounded, in all and for each sender, and what does not fit is dropped. Fragments that would overwrite a TCP header
+//! What is known and what waits is bounded, in all and for each sender. Who sends more packets than are remembered of one has
+//! the oldest forgotten, whose parts have most likely passed; what does not fit otherwise is dropped. Fragments that would overwrite a TCP header
 //! (RFC 3128), or a first one too small to hold the transport header (RFC 1858), are refused. Overlaps are the receiver's business.
 
 use std::collections::VecDeque;
@@ -60,6 +61,8 @@ pub(super) struct Path<A> {
 #[derive(Debug)]
 struct Entry<A> {
     sender: MacAddr,
+    /// Which packet it is, of all that there have been.
+    number: u64,
     path: Option<Path<A>>,
     waiting: Vec<Vec<u8>>,
 }
@@ -77,9 +80,12 @@ pub(super) enum Part<A> {
 #[derive(Debug)]
 pub(super) struct Fragments<A> {
     entries: HashMap<Key<A>, Entry<A>, RandomState>,
-    /// In the order of their end.
-    ends: VecDeque<(u32, Key<A>)>,
-    senders: HashMap<MacAddr, usize, RandomState>,
+    /// In the order of their end; some are there no more.
+    ends: VecDeque<(u32, u64, Key<A>)>,
+    /// How many packets there have been.
+    count: u64,
+    /// Those of each sender, the oldest first.
+    senders: HashMap<MacAddr, VecDeque<Key<A>>, RandomState>,
     waiting: usize,
     id: u16,
 }
@@ -90,6 +96,7 @@ impl<A: Address> Fragments<A> {
         Self {
             entries: HashMap::default(),
             ends: VecDeque::new(),
+            count: 0,
             senders: HashMap::default(),
             waiting: 0,
             id: 0,
@@ -162,16 +169,31 @@ impl<A: Address> Fragments<A> {
         Some(Part::Waits)
     }
 
+    /// Returns what is known of a packet. Where its sender has as many as it may, it gives up the oldest, all of which
+    /// has most likely passed.
     fn entry(&mut self, key: Key<A>, sender: MacAddr, now: u32) -> Option<&mut Entry<A>> {
         if !self.entries.contains_key(&key) {
-            let share = self.senders.get(&sender).copied().unwrap_or(0);
-            if self.entries.len() >= PACKETS || share >= PACKETS_OF_ONE {
-                return None;
+            let known = self.senders.get(&sender);
+            let (share, oldest) = known.map_or((0, None), |keys| (keys.len(), keys.front()));
+            if share >= PACKETS_OF_ONE || self.entries.len() >= PACKETS {
+                let oldest = *oldest?;
+                self.forget(&oldest);
             }
-            self.senders.insert(sender, share + 1);
-            self.ends.push_back((now + LIFETIME, key));
+            if self.ends.len() >= 2 * PACKETS {
+                let entries = &self.entries;
+                self.ends.retain(|(_, number, key)| {
+                    entries
+                        .get(key)
+                        .is_some_and(|entry| entry.number == *number)
+                });
+            }
+            self.count += 1;
+            let number = self.count;
+            self.senders.entry(sender).or_default().push_back(key);
+            self.ends.push_back((now + LIFETIME, number, key));
             let entry = Entry {
                 sender,
+                number,
                 path: None,
                 waiting: Vec::new(),
             };
@@ -180,19 +202,31 @@ impl<A: Address> Fragments<A> {
         self.entries.get_mut(&key)
     }
 
+    fn forget(&mut self, key: &Key<A>) {
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
+        self.waiting -= entry.waiting.len();
+        let Some(keys) = self.senders.get_mut(&entry.sender) else {
+            return;
+        };
+        // It is the oldest.
+        if let Some(at) = keys.iter().position(|known| known == key) {
+            keys.remove(at);
+        }
+        if keys.is_empty() {
+            self.senders.remove(&entry.sender);
+        }
+    }
+
     /// Forgets what has been there for too long.
     pub(super) fn expire(&mut self, now: u32) {
-        while let Some((end, key)) = self.ends.front()
-            && *end < now
+        while let Some((end, number, key)) = self.ends.front().copied()
+            && end < now
         {
-            if let Some(entry) = self.entries.remove(key) {
-                self.waiting -= entry.waiting.len();
-                if let Some(share) = self.senders.get_mut(&entry.sender) {
-                    *share -= 1;
-                    if *share == 0 {
-                        self.senders.remove(&entry.sender);
-                    }
-                }
+            let known = self.entries.get(&key);
+            if known.is_some_and(|entry| entry.number == number) {
+                self.forget(&key);
             }
             self.ends.pop_front();
         }
@@ -200,7 +234,7 @@ impl<A: Address> Fragments<A> {
 
     /// The second in which the first is forgotten.
     pub(super) fn next_second(&self) -> Option<u32> {
-        self.ends.front().map(|(end, _)| end + 1)
+        self.ends.front().map(|(end, ..)| end + 1)
     }
 }
 

@@ -277,6 +277,40 @@ fn what_waits_for_a_first_fragment_is_bounded_and_forgotten() {
 }
 
 #[test]
+fn a_guest_that_sends_many_packets_in_fragments_loses_none() {
+    let mut lab = Lab::new();
+    let sent = Sent {
+        payload: vec![1; 2000],
+        ..udp("10.0.0.10:5000", SERVER)
+    };
+    let back = lab.out(A, &udp("10.0.0.10:5000", SERVER)).src.to_string();
+    let answer = Sent {
+        payload: vec![1; 2000],
+        ..udp(SERVER, &back)
+    };
+    // More than there is room for in the time that they are remembered.
+    for id in 0..10_000 {
+        assert_eq!(
+            offer(&mut lab, A, &fragments(&sent, 1200, id)).len(),
+            2,
+            "{id}"
+        );
+        let frames = offer(&mut lab, ROUTER, &fragments(&answer, 1200, id));
+        assert_eq!(frames.len(), 2, "{id}");
+    }
+    assert!(lab.napt.poll_timeout().is_some());
+    lab.seconds(7);
+    // One that waits for its first part gives way as well, and is counted no more.
+    for id in 0..2000 {
+        offer(&mut lab, A, &fragments(&sent, 1200, id)[1..]);
+    }
+    lab.seconds(7);
+    let mut parts = fragments(&sent, 1200, 7);
+    parts.reverse();
+    assert_eq!(offer(&mut lab, A, &parts).len(), 2);
+}
+
+#[test]
 fn fragments_that_would_overwrite_a_header_or_hold_none_are_dropped() {
     let mut lab = Lab::new();
     lab.connect(A, "10.0.0.10:5000", SERVER);
