@@ -27,7 +27,6 @@ pub(super) struct Slot {
     pub(super) answers: bool,
     /// The router that has a port of its own here, by number.
     pub(super) router: Option<usize>,
-    pub(super) poll_time: Duration,
     pub(super) up: bool,
     /// Whether its link goes down while no uplink can carry it.
     pub(super) follow_uplinks: bool,
@@ -133,7 +132,6 @@ impl Slot {
             network,
             answers: port.answers(),
             router: None,
-            poll_time: port.poll_time(),
             port,
             up: false,
             follow_uplinks: false,

@@ -241,7 +241,7 @@ impl Worker {
             }
             if worked {
                 slot.idle_since = now;
-            } else if now.saturating_duration_since(slot.idle_since) >= slot.poll_time {
+            } else if now.saturating_duration_since(slot.idle_since) >= slot.port.poll_time() {
                 if !slot.port.arm() {
                     slot.hot = false;
                     self.hot.swap_remove(index);
