@@ -349,7 +349,7 @@ impl TcpFlows {
         self.now = cx.now.instant;
         self.in_burst.clear();
         self.busy = if std::mem::take(&mut self.came) {
-            self.busy + 1
+            self.busy.wrapping_add(1)
         } else {
             0
         };
